@@ -1,0 +1,78 @@
+# Targets are what CI runs and what people type; `make help` lists them.
+export CGO_ENABLED ?= 0
+GO      ?= go
+BIN     := bin
+LINT    := $(BIN)/golangci-lint
+LINTVER := v2.15.0
+USER_COMMANDS := cuttled cuttle
+CHAIN   := internal/lab/chain
+CHAINTEST := billing/evm/chaintest
+FUZZTIME ?= 60s
+CHECKFUZZ ?= 3s
+
+.DEFAULT_GOAL := help
+.PHONY: help build chain demo test test-unit test-root test-chain check vet lint fuzz race cross bench package tidy-check
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "%-12s %s\n", $$1, $$2}'
+
+build: ## build cuttled, cuttle and cuttle-lab into bin/
+	@mkdir -p $(BIN)
+	$(GO) build -trimpath -o $(BIN)/ ./cmd/...
+
+chain: ## build the lab's development chain into bin/ (heavy, a module of its own)
+	@mkdir -p $(BIN)
+	cd $(CHAIN) && $(GO) build -trimpath -o $(abspath $(BIN))/cuttle-lab-chain .
+
+demo: ## the whole network on this machine: needs Linux, root, /dev/net/tun
+	@sh internal/lab/require.sh
+	@$(MAKE) --no-print-directory build chain
+	$(BIN)/cuttle-lab demo
+
+test: test-unit test-chain test-root ## every test; needs root and Linux for the namespace tests
+
+test-unit: ## the tests that need no root
+	$(GO) test -count=1 ./...
+
+test-root: build chain ## the namespace tests; as root
+	@sh internal/lab/require.sh
+	CUTTLE_BIN=$(abspath $(BIN)) $(GO) test -count=1 -p 1 -tags netns -run '$(NETNS_RUN)' $(NETNS_PACKAGES)
+
+NETNS_RUN := .
+NETNS_PACKAGES = $$(grep -rlE '^//go:build .*netns' --include='*_test.go' . | grep -v '/chain' | xargs -n1 dirname | sort -u)
+
+test-chain: ## the tests against a real in-process chain
+	cd $(CHAINTEST) && $(GO) test -count=1 ./...
+	cd $(CHAIN) && $(GO) test -count=1 ./...
+
+check: vet lint cross ## static checks, formatting, short fuzzing, cross builds
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w on these'; exit 1; }
+	$(GO) test -count=1 ./internal/archtest/
+	@sh internal/archtest/fuzz.sh $(CHECKFUZZ)
+
+vet:
+	$(GO) vet ./...
+	$(GO) vet -tags netns ./...
+
+$(LINT):
+	@mkdir -p $(BIN)
+	GOBIN=$(abspath $(BIN)) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINTVER)
+
+lint: $(LINT) ## golangci-lint, pinned
+	@test "$$($(LINT) version --short 2>/dev/null)" = "$(LINTVER:v%=%)" || { rm -f $(LINT); $(MAKE) --no-print-directory $(LINT); }
+	$(LINT) run --build-tags netns ./...
+
+cross: ## compile for every supported system
+	@sh internal/archtest/cross.sh
+
+fuzz: ## fuzz every target for FUZZTIME (60s)
+	@sh internal/archtest/fuzz.sh $(FUZZTIME)
+
+race: ## the tests that need no root, with the race detector
+	CGO_ENABLED=1 $(GO) test -race -count=1 ./...
+
+bench: ## microbenchmarks; `bin/cuttle-lab bench` as root measures the whole network
+	$(GO) test -run '^$$' -bench . -benchmem ./relay/... ./obfs/... ./billing/... ./stack/...
+
+package: build ## a tar archive of the user commands, the default configuration and the documents
+	@sh packaging/tarball.sh
