@@ -1,5 +1,6 @@
 # Targets are what CI runs and what people type; `make help` lists them.
 export CGO_ENABLED ?= 0
+export PATH := $(PATH):/usr/local/go/bin
 GO      ?= go
 BIN     := bin
 LINT    := $(BIN)/golangci-lint
