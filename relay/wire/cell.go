@@ -34,6 +34,12 @@ func (c *Cell) Release() { cells.Put(c) }
 // Body returns the BodySize bytes a link carries.
 func (c *Cell) Body() []byte { return c.buf[c.off : c.off+BodySize] }
 
+// Payload returns the PayloadSize bytes where the innermost layer keeps its
+// payload: behind the first slot of the body.
+func (c *Cell) Payload() []byte {
+	return c.buf[c.off+SlotSize : c.off+SlotSize+PayloadSize : c.off+SlotSize+PayloadSize]
+}
+
 // Extended returns the body and, behind it, n more bytes of the same buffer
 // (an AEAD needs room for its tag there). n is at most what Move leaves room
 // for: TagSize always is.
