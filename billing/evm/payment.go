@@ -1,0 +1,542 @@
+package evm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/big"
+	"time"
+
+	"github.com/ethereum/go-ethereum"
+	"github.com/ethereum/go-ethereum/core/types"
+	"github.com/ethereum/go-ethereum/ethclient"
+)
+
+// State is where a payment stands.
+//
+//	PLANNED -> SIGNED -> SENT -> MINED -> FINAL
+//	              \        ^       |  \
+//	               \       +-------+   +-> REVERTED
+//	                \   (block left the chain)
+//	                 +-> SUPERSEDED (from SIGNED, SENT: the nonce went to a
+//	                     transaction that is not ours)
+type State uint8
+
+// The states of a payment.
+const (
+	Planned    State = iota // amount and payee are fixed, no nonce yet
+	Signed                  // nonce and raw bytes are durable; may be out
+	Sent                    // an endpoint took it
+	Mined                   // in a block, not deep enough
+	Final                   // deep enough; done
+	Reverted                // deep enough with status 0; the nonce is spent, the debt stands
+	Superseded              // the wallet's nonce was used by somebody else
+)
+
+var stateNames = [...]string{"planned", "signed", "sent", "mined", "final", "reverted", "superseded"}
+
+func (s State) String() string {
+	if int(s) < len(stateNames) {
+		return stateNames[s]
+	}
+	return fmt.Sprintf("state %d", uint8(s))
+}
+
+// Open tells whether the payment still needs work.
+func (s State) Open() bool { return s <= Mined }
+
+// Intent is one payment: its amount and payee never change, and its nonce never
+// changes once it has one.
+type Intent struct {
+	ID       int64
+	Payee    Address
+	Amount   *big.Int // smallest units of the token
+	State    State
+	Nonce    uint64    // from Signed on
+	Attempts []Attempt // from Signed on; all with the same nonce, the newest last
+	Included Inclusion // from Mined on
+}
+
+// Attempt is one signed transaction of an intent.
+type Attempt struct {
+	Hash           Hash
+	Raw            []byte // as broadcast
+	TipCap, FeeCap *big.Int
+	Gas            uint64
+	At             time.Time
+}
+
+// Inclusion says which attempt is in which block.
+type Inclusion struct {
+	Tx            Hash
+	Block         Mark
+	Confirmations uint64 // blocks from the including one to the head, both counted
+	Success       bool
+}
+
+// Journal keeps payments. A method that returns nil has made its change
+// durable; Sign is called before the chain hears of the transaction.
+type Journal interface {
+	// OpenIntents returns the open intents, and the superseded ones that no human
+	// has looked at, in ascending order of nonce, those without one last in the
+	// order of their ids; and the first nonce that no intent of the wallet has
+	// ever had (0 if none).
+	OpenIntents(ctx context.Context) (open []Intent, nextNonce uint64, err error)
+	// Sign gives the intent its nonce, if it is the first attempt, adds the
+	// attempt and moves to Signed.
+	Sign(ctx context.Context, id int64, nonce uint64, a Attempt) error
+	// Mark moves the intent to a state; in holds from Mined on.
+	Mark(ctx context.Context, id int64, s State, in Inclusion) error
+}
+
+// Signer is an open wallet; billing/wallet has one.
+type Signer interface {
+	Address() Address
+	SignTx(tx *types.Transaction, chainID *big.Int) (*types.Transaction, error)
+	SignDigest(digest [32]byte) ([65]byte, error)
+}
+
+// PaymentConfig sets how payments are made. Zero values mean the defaults.
+type PaymentConfig struct {
+	Confirmations uint64        // blocks, the including one counted; default 3
+	MaxFee        *big.Int      // wei per unit of gas the user pays at most; default 500 gwei
+	MinTip        *big.Int      // wei per unit of gas the chain asks at least; default 0
+	BumpAfter     time.Duration // a transaction this old gets a higher fee; default 90 s
+	InFlight      int           // nonces open at once; default 8 (a geth pool keeps 16 of one account)
+	Now           func() time.Time
+	// Step, if set, is told before and after each durable or visible step, for
+	// instance "sign 7", "signed 7", "broadcast 7", "sent 7".
+	Step func(step string, id int64)
+}
+
+// Payments pays the intents of one wallet.
+type Payments struct {
+	client  *Client
+	signer  Signer
+	journal Journal
+	cfg     PaymentConfig
+	resumed bool
+}
+
+// NewPayments makes the machine; it does nothing before Advance.
+func NewPayments(c *Client, s Signer, j Journal, cfg PaymentConfig) *Payments {
+	if cfg.Confirmations == 0 {
+		cfg.Confirmations = 3
+	}
+	if cfg.MaxFee == nil {
+		cfg.MaxFee = gwei(500)
+	}
+	if cfg.MinTip == nil {
+		cfg.MinTip = new(big.Int)
+	}
+	if cfg.BumpAfter == 0 {
+		cfg.BumpAfter = 90 * time.Second
+	}
+	if cfg.InFlight == 0 {
+		cfg.InFlight = 8
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Step == nil {
+		cfg.Step = func(string, int64) {}
+	}
+	return &Payments{client: c, signer: s, journal: j, cfg: cfg}
+}
+
+// Outcome is what Advance saw and what keeps payments waiting.
+type Outcome struct {
+	Head     Mark
+	HeadTime time.Time
+	Balances Balances
+	Problems []Problem
+}
+
+// Problem says in words why a payment waits. Text holds chain, address and
+// amount, and what helps.
+type Problem struct {
+	Kind   ProblemKind
+	Intent int64
+	Text   string
+}
+
+// ProblemKind tells problems apart.
+type ProblemKind uint8
+
+// The kinds of problems.
+const (
+	NoToken       ProblemKind = iota + 1 // the wallet has less of the token than it owes
+	NoGas                                // the wallet cannot pay the fee
+	FeeOverLimit                         // the market's fee is over the user's
+	WouldRevert                          // the token refuses the transfer
+	UsedElsewhere                        // the wallet's nonces move without us
+)
+
+// Advance does for every open payment what can be done now. Its error means
+// that the chain or the journal did not answer; nothing is lost then and the
+// caller tries again later.
+func (p *Payments) Advance(ctx context.Context) (Outcome, error) {
+	var out Outcome
+	view, err := p.client.look(ctx, p.signer.Address(), p.cfg)
+	if err != nil {
+		return out, err
+	}
+	out.Head, out.HeadTime, out.Balances = view.head, view.headTime, view.balances
+	open, next, err := p.journal.OpenIntents(ctx)
+	if err != nil {
+		return out, fmt.Errorf("read open payments: %w", err)
+	}
+	flying, superseded := 0, false
+	var failed error
+	tokens, gas := new(big.Int).Set(view.balances.Token), new(big.Int).Set(view.balances.Gas)
+	for i := range open {
+		in := &open[i]
+		if in.State == Planned {
+			continue
+		}
+		if in.State.Open() {
+			failed = errors.Join(failed, p.follow(ctx, in, view, flying == 0))
+		}
+		if in.State == Superseded {
+			superseded = true
+			out.Problems = append(out.Problems, p.usedElsewhere(in))
+		}
+		if in.State == Signed || in.State == Sent {
+			flying++
+			tokens.Sub(tokens, in.Amount)
+			a := in.Attempts[len(in.Attempts)-1]
+			gas.Sub(gas, cost(a.Gas, a.FeeCap))
+		}
+	}
+	p.resumed = true
+	if failed != nil || superseded { // nobody signs before a human has looked
+		return out, failed
+	}
+	next = max(next, view.pendingNonce)
+	for i := range open {
+		in := &open[i]
+		if in.State != Planned || flying >= p.cfg.InFlight {
+			continue
+		}
+		signed, err := p.start(ctx, in, next, view, tokens, gas, &out)
+		if err != nil {
+			return out, err
+		}
+		if signed {
+			next++
+			flying++
+		}
+	}
+	return out, nil
+}
+
+// follow looks after a payment that has a nonce. lowest says that no payment
+// with a lower nonce is still out: only that one's fee is raised.
+func (p *Payments) follow(ctx context.Context, in *Intent, v *view, lowest bool) error {
+	inc, err := p.client.find(ctx, in.Attempts)
+	switch {
+	case err != nil:
+		return err
+	case inc == nil:
+		return p.missing(ctx, in, v, lowest)
+	}
+	if inc.Block.Number > v.head.Number {
+		inc.Confirmations = 0 // the endpoints are not equally far
+	} else {
+		inc.Confirmations = v.head.Number - inc.Block.Number + 1
+	}
+	state := Mined
+	if inc.Confirmations >= p.cfg.Confirmations {
+		state = Final
+		if !inc.Success {
+			state = Reverted
+		}
+	}
+	if state == in.State && *inc == in.Included {
+		return nil
+	}
+	return p.mark(ctx, in, state, *inc)
+}
+
+// missing handles a payment of which no endpoint knows a receipt.
+func (p *Payments) missing(ctx context.Context, in *Intent, v *view, lowest bool) error {
+	if in.State == Mined { // its block left the chain
+		if err := p.mark(ctx, in, Sent, Inclusion{}); err != nil {
+			return err
+		}
+	}
+	if v.deepNonce > in.Nonce {
+		// A receipt may have appeared since: look once more before the alarm.
+		if inc, err := p.client.find(ctx, in.Attempts); err != nil || inc != nil {
+			return err
+		}
+		return p.mark(ctx, in, Superseded, Inclusion{})
+	}
+	last := in.Attempts[len(in.Attempts)-1]
+	if lowest && p.cfg.Now().Sub(last.At) >= p.cfg.BumpAfter {
+		return p.bump(ctx, in, last, v)
+	}
+	if in.State == Sent && p.resumed {
+		known, err := p.client.knows(ctx, last.Hash)
+		if err != nil || known {
+			return err
+		}
+	}
+	return p.broadcast(ctx, in, last)
+}
+
+// start signs the first attempt of a planned payment, if the wallet can pay it.
+func (p *Payments) start(ctx context.Context, in *Intent, nonce uint64, v *view, tokens, gas *big.Int, out *Outcome) (bool, error) {
+	from := p.signer.Address()
+	if tokens.Cmp(in.Amount) < 0 {
+		out.Problems = append(out.Problems, Problem{NoToken, in.ID, fmt.Sprintf(
+			"not enough token: wallet %s on chain %s has %s of token %s free and owes %s: send at least %s more to it",
+			from, p.client.chainID, p.client.Format(nonNegative(tokens)), p.client.token, p.client.Format(in.Amount), p.client.Format(new(big.Int).Sub(in.Amount, nonNegative(tokens))))})
+		return false, nil
+	}
+	if v.feeProblem != "" {
+		out.Problems = append(out.Problems, Problem{FeeOverLimit, in.ID, v.feeProblem})
+		return false, nil
+	}
+	if v.balances.Gas.Sign() == 0 {
+		out.Problems = append(out.Problems, p.noGas(in, gas, nil))
+		return false, nil
+	}
+	data := p.client.abi.PackTransfer(in.Payee, in.Amount)
+	limit, err := p.client.estimate(ctx, from, data)
+	switch {
+	case isNoFunds(err):
+		out.Problems = append(out.Problems, p.noGas(in, gas, nil))
+		return false, nil
+	case isRevert(err):
+		out.Problems = append(out.Problems, Problem{WouldRevert, in.ID, fmt.Sprintf(
+			"token %s on chain %s refuses a transfer of %s from %s to %s: %v", p.client.token, p.client.chainID, p.client.Format(in.Amount), from, in.Payee, err)})
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	fee := cost(limit, v.feeCap)
+	if gas.Cmp(fee) < 0 {
+		out.Problems = append(out.Problems, p.noGas(in, gas, fee))
+		return false, nil
+	}
+	if err := p.sign(ctx, in, nonce, data, limit, v.tip, v.feeCap); err != nil {
+		return false, err
+	}
+	tokens.Sub(tokens, in.Amount)
+	gas.Sub(gas, fee)
+	return true, p.broadcast(ctx, in, in.Attempts[len(in.Attempts)-1])
+}
+
+func (p *Payments) noGas(in *Intent, have, want *big.Int) Problem {
+	need := "some"
+	if want != nil {
+		need = formatUnits(want, 18)
+	}
+	return Problem{NoGas, in.ID, fmt.Sprintf("not enough gas: wallet %s on chain %s has %s of the chain's coin free for fees and needs %s: send some to it",
+		p.signer.Address(), p.client.chainID, formatUnits(nonNegative(have), 18), need)}
+}
+
+func (p *Payments) usedElsewhere(in *Intent) Problem {
+	return Problem{UsedElsewhere, in.ID, fmt.Sprintf(
+		"wallet %s on chain %s is used by another program: nonce %d went to a transaction that is not ours; sending has stopped. Give this node a wallet of its own",
+		p.signer.Address(), p.client.chainID, in.Nonce)}
+}
+
+// bump replaces the newest attempt by one with higher fees and the same nonce.
+func (p *Payments) bump(ctx context.Context, in *Intent, last Attempt, v *view) error {
+	tip, feeCap := raised(last.TipCap, v.tip), raised(last.FeeCap, v.feeCap)
+	if feeCap.Cmp(p.cfg.MaxFee) > 0 || tip.Cmp(feeCap) > 0 {
+		return p.broadcast(ctx, in, last) // at the user's limit: hold; start reports the market's fee
+	}
+	if err := p.sign(ctx, in, in.Nonce, p.client.abi.PackTransfer(in.Payee, in.Amount), last.Gas, tip, feeCap); err != nil {
+		return err
+	}
+	return p.broadcast(ctx, in, in.Attempts[len(in.Attempts)-1])
+}
+
+// sign makes an attempt and has it journaled. Nothing is out yet when it returns.
+func (p *Payments) sign(ctx context.Context, in *Intent, nonce uint64, data []byte, gas uint64, tip, feeCap *big.Int) error {
+	tx, err := p.signer.SignTx(types.NewTx(&types.DynamicFeeTx{
+		ChainID: p.client.chainID, Nonce: nonce, GasTipCap: tip, GasFeeCap: feeCap, Gas: gas, To: &p.client.token, Data: data,
+	}), p.client.chainID)
+	if err != nil {
+		return err
+	}
+	raw, err := tx.MarshalBinary()
+	if err != nil {
+		return fmt.Errorf("encode transaction: %w", err)
+	}
+	a := Attempt{Hash: tx.Hash(), Raw: raw, TipCap: tip, FeeCap: feeCap, Gas: gas, At: p.cfg.Now()}
+	p.cfg.Step("sign", in.ID)
+	if err := p.journal.Sign(ctx, in.ID, nonce, a); err != nil {
+		return fmt.Errorf("journal payment before sending: %w", err)
+	}
+	in.State, in.Nonce, in.Attempts = Signed, nonce, append(in.Attempts, a)
+	p.cfg.Step("signed", in.ID)
+	return nil
+}
+
+// broadcast sends an attempt's stored bytes. An answer that leaves it open
+// whether they are out is no error: the payment stays Signed and is looked for.
+func (p *Payments) broadcast(ctx context.Context, in *Intent, a Attempt) error {
+	p.cfg.Step("broadcast", in.ID)
+	if err := p.client.send(ctx, a.Raw); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if in.State == Sent {
+			return nil
+		}
+		return fmt.Errorf("send payment: %w", err)
+	}
+	if in.State == Sent {
+		return nil
+	}
+	p.cfg.Step("accepted", in.ID)
+	return p.mark(ctx, in, Sent, Inclusion{})
+}
+
+func (p *Payments) mark(ctx context.Context, in *Intent, s State, inc Inclusion) error {
+	if err := p.journal.Mark(ctx, in.ID, s, inc); err != nil {
+		return fmt.Errorf("journal payment as %s: %w", s, err)
+	}
+	in.State, in.Included = s, inc
+	p.cfg.Step(s.String(), in.ID)
+	return nil
+}
+
+// view is the chain as one endpoint shows it at one time.
+type view struct {
+	head         Mark
+	headTime     time.Time
+	balances     Balances
+	pendingNonce uint64   // pool included
+	deepNonce    uint64   // nonces that are used up at the depth of a final payment
+	tip, feeCap  *big.Int // wei per gas for a transaction signed now
+	feeProblem   string   // set if the market is over the user's limit
+}
+
+func (c *Client) look(ctx context.Context, wallet Address, cfg PaymentConfig) (*view, error) {
+	var v view
+	err := c.do(ctx, "look at the chain", func(ctx context.Context, ec *ethclient.Client) error {
+		b, err := getBlock(ctx, ec, nil)
+		if err != nil {
+			return err
+		}
+		v = view{head: Mark{uint64(b.Number), b.Hash}, headTime: time.Unix(int64(b.Time), 0)} //nolint:gosec // a time
+		if v.pendingNonce, err = ec.PendingNonceAt(ctx, wallet); err != nil {
+			return err
+		}
+		if v.head.Number+1 >= cfg.Confirmations {
+			depth := new(big.Int).SetUint64(v.head.Number + 1 - cfg.Confirmations)
+			if v.deepNonce, err = ec.NonceAt(ctx, wallet, depth); err != nil {
+				return err
+			}
+		}
+		suggested, err := ec.SuggestGasTipCap(ctx)
+		if err != nil {
+			return err
+		}
+		v.setFees(b.BaseFee.ToInt(), suggested, cfg)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	v.balances, err = c.Balances(ctx, wallet)
+	return &v, err
+}
+
+// setFees follows EIP-1559: tip is what the miner is offered, feeCap leaves room
+// for the base fee to double; both stay under the user's limit.
+func (v *view) setFees(base, suggested *big.Int, cfg PaymentConfig) {
+	if base == nil {
+		base = new(big.Int)
+	}
+	v.tip = new(big.Int).Set(larger(suggested, cfg.MinTip))
+	now := new(big.Int).Add(base, v.tip)
+	v.feeCap = new(big.Int).Add(now, base)
+	if now.Cmp(cfg.MaxFee) > 0 {
+		v.feeProblem = fmt.Sprintf("payments wait: the chain asks %s wei per gas, the limit set is %s", now, cfg.MaxFee)
+	}
+	if v.feeCap.Cmp(cfg.MaxFee) > 0 {
+		v.feeCap.Set(cfg.MaxFee)
+	}
+}
+
+// find looks for a receipt of one of the attempts at every endpoint: absence at
+// one of them says nothing. Nil without error means that none has any.
+func (c *Client) find(ctx context.Context, attempts []Attempt) (*Inclusion, error) {
+	var unknown error
+	for i := len(attempts) - 1; i >= 0; i-- {
+		for _, e := range c.order() {
+			var r *types.Receipt
+			err := c.ask(ctx, e, func(ctx context.Context, ec *ethclient.Client) (err error) {
+				r, err = ec.TransactionReceipt(ctx, attempts[i].Hash)
+				return err
+			})
+			switch {
+			case errors.Is(err, ethereum.NotFound):
+			case ctx.Err() != nil:
+				return nil, fmt.Errorf("look for payment: %w", ctx.Err())
+			case err != nil:
+				e.fail()
+				unknown = fmt.Errorf("look for payment: %s: %w", e.name, scrub(err))
+			case r.TxHash != attempts[i].Hash || r.BlockNumber == nil || !r.BlockNumber.IsUint64():
+				unknown = fmt.Errorf("look for payment: %s answers for another transaction", e.name)
+			default:
+				return &Inclusion{Tx: r.TxHash, Block: Mark{r.BlockNumber.Uint64(), r.BlockHash}, Success: r.Status == types.ReceiptStatusSuccessful}, nil
+			}
+		}
+	}
+	return nil, unknown
+}
+
+// knows asks whether any endpoint has the transaction, in its pool or a block.
+func (c *Client) knows(ctx context.Context, tx Hash) (bool, error) {
+	err := c.do(ctx, "look for payment", func(ctx context.Context, ec *ethclient.Client) error {
+		_, _, err := ec.TransactionByHash(ctx, tx)
+		return err
+	})
+	if errors.Is(err, ethereum.NotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// estimate asks for the gas of a call to the token and adds a third: forks
+// change prices, so no constant is right for ever.
+func (c *Client) estimate(ctx context.Context, from Address, data []byte) (gas uint64, err error) {
+	err = c.do(ctx, "estimate gas", func(ctx context.Context, ec *ethclient.Client) (err error) {
+		gas, err = ec.EstimateGas(ctx, ethereum.CallMsg{From: from, To: &c.token, Data: data})
+		return err
+	})
+	return gas + gas/3, err
+}
+
+// send gives raw to every endpoint; one that takes it, or has it already, is
+// enough.
+func (c *Client) send(ctx context.Context, raw []byte) error {
+	tx := new(types.Transaction)
+	if err := tx.UnmarshalBinary(raw); err != nil {
+		return fmt.Errorf("stored transaction: %w", err)
+	}
+	took := false
+	var failed error
+	for _, e := range c.order() {
+		err := c.ask(ctx, e, func(ctx context.Context, ec *ethclient.Client) error { return ec.SendTransaction(ctx, tx) })
+		switch {
+		case err == nil || isKnown(err):
+			took = true
+		case ctx.Err() != nil:
+			return ctx.Err()
+		default:
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", e.name, scrub(err)))
+		}
+	}
+	if took {
+		return nil
+	}
+	return failed
+}
