@@ -1,0 +1,12 @@
+package control
+
+import "golang.org/x/sys/unix"
+
+// credentials reads SO_PEERCRED (unix(7)): who connected, at the time of connect.
+func credentials(fd int) (peer, error) {
+	c, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return peer{}, err
+	}
+	return peer{uid: c.Uid, groups: []uint32{c.Gid}}, nil
+}

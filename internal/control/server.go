@@ -1,0 +1,171 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"time"
+)
+
+// Limits of the server. Callers are local and trusted to be slow, not to be many.
+const (
+	maxConns      = 64
+	maxBody       = 4 << 10
+	maxHeader     = 8 << 10
+	headerTimeout = 5 * time.Second
+	readTimeout   = 10 * time.Second
+	writeTimeout  = time.Minute
+	idleTimeout   = time.Minute
+	verbTimeout   = 30 * time.Second
+	stopTimeout   = 3 * time.Second
+)
+
+// Server answers the control socket.
+type Server struct {
+	node Node
+	acl  access
+}
+
+// NewServer makes a server for node that answers root, this process's user and
+// the members of group (name or number; "": no group). It touches nothing but
+// the system's group database.
+func NewServer(node Node, group string) (*Server, error) {
+	acl, err := newAccess(os.Getuid(), group)
+	if err != nil {
+		return nil, err
+	}
+	return &Server{node, acl}, nil
+}
+
+// Run serves ln until ctx ends, then lets calls that are under way finish for a
+// short time and closes ln, which removes the socket. It returns nil when ctx
+// ended it.
+func (s *Server) Run(ctx context.Context, ln net.Listener) error {
+	srv := &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       withPeer,
+		ErrorLog:          log.New(io.Discard, "", 0),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(newDoor(ln)) }() // ends with Shutdown or Close below
+	select {
+	case err := <-failed:
+		return errors.Join(err, srv.Close())
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	err := srv.Shutdown(stop)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = srv.Close()
+	}
+	<-failed // http.ErrServerClosed
+	return err
+}
+
+type peerKey struct{}
+
+// withPeer notes who a connection comes from.
+func withPeer(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, peerKey{}, c.(*visit).who)
+}
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	get := func(name string, f func() any) {
+		mux.HandleFunc("GET /v1/"+name, func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, f()) })
+	}
+	get("status", func() any { return stamp(s.node.Status()) })
+	get("circuits", func() any { return Circuits{Schema, orEmpty(s.node.Circuits())} })
+	get("neighbors", func() any { return Neighbors{Schema, orEmpty(s.node.Neighbors())} })
+	get("ledger", func() any { return stampLedger(s.node.Ledger()) })
+	verb := func(name string, f func(context.Context) error) {
+		mux.HandleFunc("POST /v1/"+name, func(w http.ResponseWriter, r *http.Request) { s.do(w, r, f) })
+	}
+	verb("up", s.node.Up)
+	verb("down", s.node.Down)
+	verb("pay", s.node.Pay)
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		refuse(w, &Error{Status: http.StatusNotFound, Text: "no such call", Hint: "are cuttle and cuttled of the same version?"})
+	})
+	return s.guard(mux)
+}
+
+// guard lets through only those who may call, with a bounded body.
+func (s *Server) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		who, ok := r.Context().Value(peerKey{}).(caller)
+		if !ok || who.err != nil || !s.acl.allows(who.peer) {
+			refuse(w, &Error{Status: http.StatusForbidden, Text: "not permitted", Hint: s.acl.hint()})
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (s *Server) do(w http.ResponseWriter, r *http.Request, f func(context.Context) error) {
+	if n, err := io.Copy(io.Discard, r.Body); err != nil || n > 0 {
+		refuse(w, &Error{Status: http.StatusBadRequest, Text: "this call takes no body"})
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), verbTimeout)
+	defer cancel()
+	if err := f(ctx); err != nil {
+		refuse(w, err)
+		return
+	}
+	reply(w, http.StatusOK, Done{Schema, s.node.Status().State})
+}
+
+// stamp fills what every status has, whatever the node left out.
+func stamp(st Status) Status {
+	st.Schema = Schema
+	st.Roles, st.Listen, st.Problems = orEmpty(st.Roles), orEmpty(st.Listen), orEmpty(st.Problems)
+	return st
+}
+
+func stampLedger(l Ledger) Ledger {
+	l.Schema = Schema
+	l.Wallets, l.Accounts, l.Problems = orEmpty(l.Wallets), orEmpty(l.Accounts), orEmpty(l.Problems)
+	return l
+}
+
+// orEmpty makes lists that are [] in JSON, never null.
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+func refuse(w http.ResponseWriter, err error) {
+	f := Failure{Schema: Schema, Text: err.Error(), Hint: Hint(err)}
+	status := http.StatusInternalServerError
+	var e *Error
+	if errors.As(err, &e) && e.Status != 0 {
+		status = e.Status
+	}
+	reply(w, status, f)
+}
+
+func reply(w http.ResponseWriter, status int, body any) {
+	b, err := json.Marshal(body)
+	if err != nil {
+		panic("control: a type of api.go does not marshal: " + err.Error())
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(b, '\n')) // the caller has gone: nothing to tell it
+}
