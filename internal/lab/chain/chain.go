@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"net/http"
 	"sync"
@@ -34,7 +35,8 @@ type chain struct {
 	binding *erc20.Token
 	token   common.Address // set by deploy, before anything is served
 
-	mu sync.Mutex // one of the rich key's transactions at a time: its nonce
+	mu    sync.Mutex // guards nonce, and that they are broadcast in its order
+	nonce uint64     // of the rich key's next transaction
 }
 
 // startChain starts the node with JSON-RPC on host and port.
@@ -75,7 +77,11 @@ func (c *chain) seal(ctx context.Context, period time.Duration) {
 func (c *chain) deploy(ctx context.Context) error {
 	supply := new(big.Int).Mul(big.NewInt(1_000_000_000), big.NewInt(params.Ether))
 	data := append(common.FromHex(erc20.TokenMetaData.Bin), c.binding.PackConstructor(c.from, supply)...)
-	receipt, err := c.send(ctx, nil, new(big.Int), data)
+	hash, err := c.send(ctx, nil, new(big.Int), data)
+	if err != nil {
+		return err
+	}
+	receipt, err := c.await(ctx, hash)
 	if err != nil {
 		return err
 	}
@@ -83,39 +89,36 @@ func (c *chain) deploy(ctx context.Context) error {
 	return nil
 }
 
-// send signs one transaction of the rich key, broadcasts it and waits for its
-// block. to is nil for a contract.
-func (c *chain) send(ctx context.Context, to *common.Address, value *big.Int, data []byte) (*types.Receipt, error) {
-	ctx, cancel := context.WithTimeout(ctx, mineTimeout)
-	defer cancel()
+// send signs one transaction of the rich key and broadcasts it. to is nil for
+// a contract.
+func (c *chain) send(ctx context.Context, to *common.Address, value *big.Int, data []byte) (common.Hash, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	client := c.backend.Client()
-	nonce, err := client.PendingNonceAt(ctx, c.from)
-	if err != nil {
-		return nil, fmt.Errorf("read nonce: %w", err)
-	}
 	head, err := client.HeaderByNumber(ctx, nil)
 	if err != nil {
-		return nil, fmt.Errorf("read head: %w", err)
+		return common.Hash{}, fmt.Errorf("read head: %w", err)
 	}
 	tip := big.NewInt(params.GWei)
-	cap := new(big.Int).Add(tip, new(big.Int).Mul(head.BaseFee, big.NewInt(2)))
+	most := new(big.Int).Add(tip, new(big.Int).Mul(head.BaseFee, big.NewInt(2)))
 	tx, err := types.SignNewTx(c.key, types.LatestSignerForChainID(c.id), &types.DynamicFeeTx{
-		ChainID: c.id, Nonce: nonce, GasTipCap: tip, GasFeeCap: cap, Gas: 2_000_000, To: to, Value: value, Data: data,
+		ChainID: c.id, Nonce: c.nonce, GasTipCap: tip, GasFeeCap: most, Gas: 1_000_000, To: to, Value: value, Data: data,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("sign: %w", err)
+		return common.Hash{}, fmt.Errorf("sign: %w", err)
 	}
 	if err := client.SendTransaction(ctx, tx); err != nil {
-		return nil, fmt.Errorf("send: %w", err)
+		return common.Hash{}, fmt.Errorf("send: %w", err)
 	}
-	return c.await(ctx, tx.Hash())
+	c.nonce++
+	return tx.Hash(), nil
 }
 
-// await polls for a receipt until ctx ends. Any error may mean "not indexed
-// yet", so none of them is final before the deadline.
+// await polls for a receipt, at most mineTimeout. Any error may mean "not
+// indexed yet", so none of them is final before the deadline.
 func (c *chain) await(ctx context.Context, hash common.Hash) (*types.Receipt, error) {
+	ctx, cancel := context.WithTimeout(ctx, mineTimeout)
+	defer cancel()
 	t := time.NewTicker(20 * time.Millisecond)
 	defer t.Stop()
 	for {
@@ -146,7 +149,7 @@ func (c *chain) handler() http.Handler {
 }
 
 // fund reads who gets how much and sends it.
-func (c *chain) fund(ctx context.Context, body interface{ Read([]byte) (int, error) }) error {
+func (c *chain) fund(ctx context.Context, body io.Reader) error {
 	var want struct{ Address, Gas, Token string }
 	dec := json.NewDecoder(body)
 	dec.DisallowUnknownFields()
@@ -165,14 +168,24 @@ func (c *chain) fund(ctx context.Context, body interface{ Read([]byte) (int, err
 	if err != nil {
 		return err
 	}
+	var sent []common.Hash
 	if gas.Sign() > 0 {
-		if _, err := c.send(ctx, &to, gas, nil); err != nil {
+		hash, err := c.send(ctx, &to, gas, nil)
+		if err != nil {
 			return fmt.Errorf("send gas: %w", err)
 		}
+		sent = append(sent, hash)
 	}
 	if token.Sign() > 0 {
-		if _, err := c.send(ctx, &c.token, new(big.Int), c.binding.PackTransfer(to, token)); err != nil {
+		hash, err := c.send(ctx, &c.token, new(big.Int), c.binding.PackTransfer(to, token))
+		if err != nil {
 			return fmt.Errorf("send token: %w", err)
+		}
+		sent = append(sent, hash)
+	}
+	for _, hash := range sent {
+		if _, err := c.await(ctx, hash); err != nil {
+			return err
 		}
 	}
 	return nil

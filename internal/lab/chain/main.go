@@ -39,7 +39,7 @@ func main() {
 	id := flag.Int64("id", 1337, "chain id")
 	period := flag.Duration("period", 500*time.Millisecond, "time between blocks")
 	flag.Parse()
-	log.SetDefault(log.NewLogger(log.NewTerminalHandlerWithLevel(os.Stderr, log.LevelWarn, false)))
+	log.SetDefault(log.NewLogger(log.NewTerminalHandlerWithLevel(os.Stderr, log.LevelError, false)))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *listen, *faucet, *id, *period, os.Stdout); err != nil {
@@ -98,7 +98,7 @@ func serve(ctx context.Context, chain *chain, listen, faucetAddr string, out io.
 		<-ctx.Done()
 		_ = server.Close()
 	}()
-	line := ready{RPC: "http://" + listen, Faucet: "http://" + faucetAddr, ID: id(chain), Token: chain.token, FaucetAddress: chain.from}
+	line := ready{RPC: "http://" + listen, Faucet: "http://" + faucetAddr, ID: chain.id.Int64(), Token: chain.token, FaucetAddress: chain.from}
 	if err := json.NewEncoder(out).Encode(line); err != nil {
 		return fmt.Errorf("announce the chain: %w", errors.Join(err, server.Close(), ln.Close()))
 	}
@@ -109,5 +109,3 @@ func serve(ctx context.Context, chain *chain, listen, faucetAddr string, out io.
 	}
 	return fmt.Errorf("serve the faucet: %w", err)
 }
-
-func id(c *chain) int64 { return c.id.Int64() }
