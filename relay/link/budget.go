@@ -1,0 +1,114 @@
+package link
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// cellMemory is what one queued cell is taken to cost, bytes: its buffer in the
+// pool, rounded up as the allocator does, and its place in a ring.
+const cellMemory = 1800
+
+// DefaultBudget is the memory a node's links may promise when the
+// configuration does not say, bytes.
+const DefaultBudget = 64 << 20
+
+// Budget bounds the memory that all links of one node promise to their
+// neighbors as windows, and hold as queued cells. When it is used up windows do
+// not grow; when the queued cells alone exceed it, the lanes with the most of
+// them are closed until they fit again. All methods may be called by any
+// goroutine.
+type Budget struct {
+	limit   int64 // bytes
+	granted atomic.Int64
+
+	mu    sync.Mutex // guards links; held while a victim is looked for
+	links map[*Link]struct{}
+}
+
+// NewBudget makes a budget of so many bytes (DefaultBudget if not positive).
+func NewBudget(bytes int64) *Budget {
+	if bytes <= 0 {
+		bytes = DefaultBudget
+	}
+	return &Budget{limit: bytes, links: make(map[*Link]struct{})}
+}
+
+// Granted returns the bytes promised to neighbors as windows.
+func (b *Budget) Granted() int64 { return b.granted.Load() }
+
+// Queued returns the bytes of the cells that wait in all lanes.
+func (b *Budget) Queued() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.queuedLocked()
+}
+
+func (b *Budget) queuedLocked() int64 {
+	var n int64
+	for l := range b.links {
+		n += l.queued.Load()
+	}
+	return n * cellMemory
+}
+
+// take promises cells whatever the limit says: a lane's first window.
+func (b *Budget) take(cells int64) { b.granted.Add(cells * cellMemory) }
+
+// reserve promises more cells if the limit allows it.
+func (b *Budget) reserve(cells int64) bool {
+	if b.granted.Add(cells*cellMemory) <= b.limit {
+		return true
+	}
+	b.granted.Add(-cells * cellMemory)
+	return false
+}
+
+func (b *Budget) giveBack(cells int64) { b.granted.Add(-cells * cellMemory) }
+
+func (b *Budget) join(l *Link) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.links[l] = struct{}{}
+}
+
+func (b *Budget) leave(l *Link) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.links, l)
+}
+
+// relieve closes the fullest lanes until the queued cells fit. Links call it
+// now and then while their queues grow, holding no lock; if another goroutine
+// is at it already there is nothing to do.
+func (b *Budget) relieve() {
+	for {
+		if !b.mu.TryLock() {
+			return
+		}
+		var victim *Lane
+		if b.queuedLocked() > b.limit {
+			victim = b.fullestLocked()
+		}
+		b.mu.Unlock()
+		if victim == nil {
+			return
+		}
+		victim.evict()
+	}
+}
+
+func (b *Budget) fullestLocked() *Lane {
+	var victim *Lane
+	var most int32
+	for l := range b.links {
+		l.mu.Lock()
+		for _, ln := range l.lanes {
+			if n := ln.queued.Load(); n > most {
+				victim, most = ln, n
+			}
+		}
+		l.mu.Unlock()
+	}
+	return victim
+}

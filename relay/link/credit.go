@@ -1,0 +1,100 @@
+package link
+
+import (
+	"sync/atomic"
+	"time"
+
+	"cuttle/relay/wire"
+)
+
+// Tunables of the receive windows. The initial window is the protocol's
+// (wire.InitialCredit).
+const (
+	defaultMaxWindow = 4096 // cells
+	grantFraction    = 4    // a grant is announced when 1/4 of the window is due
+	minTuneRTT       = time.Millisecond
+)
+
+// inflow is the receiving half of a lane's credit: what the neighbor may send.
+// left counts down as cells arrive (reader); held are those cells that the
+// owner has not passed on yet; due are cells passed on and not yet granted
+// again; window is the sum that may be on its way or held at one time.
+type inflow struct {
+	left   atomic.Int64
+	held   atomic.Int64
+	due    atomic.Int64
+	window atomic.Int64
+
+	// The present window, for tuning; the reader's alone.
+	count int64
+	since time.Duration // on the link's clock
+}
+
+func (f *inflow) init() {
+	f.left.Store(wire.InitialCredit)
+	f.window.Store(wire.InitialCredit)
+}
+
+// arrive books one cell and says whether it was covered by credit.
+func (f *inflow) arrive() bool {
+	if f.left.Add(-1) < 0 {
+		return false
+	}
+	f.held.Add(1)
+	return true
+}
+
+// pass books that the owner has passed on n cells and says whether enough is
+// due to tell the neighbor. It never books more than are held.
+func (f *inflow) pass(n int64) bool {
+	for {
+		held := f.held.Load()
+		n = min(n, held)
+		if n <= 0 {
+			return false
+		}
+		if f.held.CompareAndSwap(held, held-n) {
+			break
+		}
+	}
+	return f.due.Add(n) >= f.window.Load()/grantFraction
+}
+
+// grant takes what is due; the neighbor may send it from now on.
+func (f *inflow) grant() int64 {
+	n := f.due.Swap(0)
+	f.left.Add(n)
+	return n
+}
+
+// tune is called by the reader for each cell. When the neighbor has used a
+// whole window within two round trips, the window is what limits it: tune
+// doubles it up to most, if the budget allows. It says whether there is a grant
+// to announce. The rule is the usual one for receive buffers (compare Fisk and
+// Feng: Dynamic Right-Sizing, 2001).
+func (ln *Lane) tune() bool {
+	f := &ln.in
+	w := f.window.Load()
+	if w >= ln.link.maxWindow {
+		return false
+	}
+	if f.count++; f.count == 1 {
+		f.since = ln.link.now()
+	}
+	if f.count < w {
+		return false
+	}
+	f.count = 0
+	if ln.link.now()-f.since > 2*max(ln.link.RTT(), minTuneRTT) {
+		return false
+	}
+	more := min(w, ln.link.maxWindow-w)
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	if ln.state != open || !ln.link.budget.reserve(more) {
+		return false
+	}
+	f.window.Store(w + more)
+	f.due.Add(more)
+	return true
+}

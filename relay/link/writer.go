@@ -1,0 +1,131 @@
+package link
+
+import (
+	"slices"
+
+	"cuttle/relay/wire"
+)
+
+// wake tells the writer that there is something to send.
+func (l *Link) wake() {
+	select {
+	case l.wakeup <- struct{}{}:
+	default:
+	}
+}
+
+// control queues a control frame. A neighbor that makes us answer faster than
+// it reads ends the link.
+func (l *Link) control(frame []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.controlLocked(frame)
+}
+
+func (l *Link) controlLocked(frame []byte) {
+	if l.ended {
+		return
+	}
+	if len(l.frames) >= maxControl || l.bytes+len(frame) > maxControlBytes {
+		l.fail(errOverflow)
+		return
+	}
+	l.frames = append(l.frames, frame)
+	l.bytes += len(frame)
+	l.wake()
+}
+
+// grant lists a lane whose due credit is to be announced.
+func (l *Link) grant(ln *Lane) {
+	l.mu.Lock()
+	l.grants = append(l.grants, ln)
+	l.mu.Unlock()
+	l.wake()
+}
+
+// write is the link's one writer: it pulls a batch, seals it where it stands
+// and writes it with one call, until the link is done.
+func (l *Link) write() error {
+	buf := make([]byte, wire.RecordHead+wire.MaxRecord+wire.RecordTail)
+	for {
+		n := len(l.fill(buf[wire.RecordHead:wire.RecordHead]))
+		if n == 0 {
+			select {
+			case <-l.wakeup:
+				continue
+			case <-l.done:
+				return nil
+			}
+		}
+		if _, err := l.conn.Write(l.sealer.Seal(buf, n)); err != nil {
+			return scrub("write", err)
+		}
+	}
+}
+
+// fill makes the plaintext of one record in batch, which is empty: control
+// first, then credit, the account's marker, and cells.
+func (l *Link) fill(batch []byte) []byte {
+	batch = l.fillControl(batch)
+	batch = l.fillGrants(batch)
+	if len(batch)+billOverhead+wire.MaxBill <= wire.MaxRecord {
+		if m := l.account.Marker(); m != nil {
+			batch = wire.AppendBill(batch, m)
+		}
+	}
+	return l.fillCells(batch)
+}
+
+const (
+	billOverhead    = 3
+	creditFrameSize = 9
+)
+
+// fillControl appends whole control frames in their order as far as they fit.
+func (l *Link) fillControl(batch []byte) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, f := range l.frames {
+		if len(batch)+len(f) > wire.MaxRecord {
+			break
+		}
+		batch = append(batch, f...)
+		l.bytes -= len(f)
+		n++
+	}
+	l.frames = slices.Delete(l.frames, 0, n)
+	return batch
+}
+
+// fillGrants appends CREDIT for lanes that have some to announce. A lane is
+// asked under its own lock, so that no CREDIT follows its CLOSE.
+func (l *Link) fillGrants(batch []byte) []byte {
+	for len(batch)+creditFrameSize <= wire.MaxRecord {
+		ln := l.nextGrant()
+		if ln == nil {
+			return batch
+		}
+		ln.granting.Store(false) // before the amount is read: what comes later lists the lane again
+		ln.mu.Lock()
+		if ln.state == open {
+			if n := ln.in.grant(); n > 0 {
+				batch = wire.AppendCredit(batch, ln.id, uint32(n))
+			}
+		}
+		ln.mu.Unlock()
+	}
+	return batch
+}
+
+func (l *Link) nextGrant() *Lane {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.grants) == 0 {
+		return nil
+	}
+	ln := l.grants[len(l.grants)-1]
+	l.grants[len(l.grants)-1] = nil
+	l.grants = l.grants[:len(l.grants)-1]
+	return ln
+}
