@@ -1,0 +1,172 @@
+package session
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cuttle/relay/wire"
+)
+
+const (
+	maxFragment = wire.SessionPacketSize - wire.DatagramOverhead
+	maxDatagram = 65535 // bytes of one datagram, fragments together
+
+	sendBytes = 512 << 10              // datagrams that wait to be sent, per session
+	sendAge   = 250 * time.Millisecond // those that have waited longer are dropped
+	flowBytes = 256 << 10              // datagrams that wait to be read, per flow
+	flowCount = 512                    // the same, in datagrams
+
+	smallDatagram = 2048 // capacity of the buffers that are kept for reuse
+)
+
+// datagram is one UDP payload in a buffer of its own. It has one owner, who
+// passes it on or calls release.
+type datagram struct {
+	flow *Flow     // sending: whose it is
+	at   time.Time // sending: since when it waits
+	b    []byte
+}
+
+var datagramPool = sync.Pool{New: func() any { return &datagram{b: make([]byte, 0, smallDatagram)} }}
+
+// newDatagram gives an empty one; its buffer grows beyond smallDatagram by append.
+func newDatagram() *datagram { return datagramPool.Get().(*datagram) }
+
+func (d *datagram) release() {
+	if cap(d.b) > smallDatagram {
+		return
+	}
+	d.flow, d.b = nil, d.b[:0]
+	datagramPool.Put(d)
+}
+
+// ring is a queue of datagrams, bounded by its user.
+type ring struct {
+	items []*datagram
+	head  int
+	bytes int // capacity of all buffers
+}
+
+func (r *ring) len() int { return len(r.items) - r.head }
+
+func (r *ring) push(d *datagram) {
+	if r.head > 0 && len(r.items) == cap(r.items) {
+		n := copy(r.items, r.items[r.head:])
+		clear(r.items[n:])
+		r.items, r.head = r.items[:n], 0
+	}
+	r.items = append(r.items, d)
+	r.bytes += cap(d.b)
+}
+
+// pop takes the oldest, nil if there is none.
+func (r *ring) pop() *datagram {
+	if r.len() == 0 {
+		return nil
+	}
+	d := r.items[r.head]
+	r.items[r.head] = nil
+	if r.head++; r.head == len(r.items) {
+		r.items, r.head = r.items[:0], 0
+	}
+	r.bytes -= cap(d.b)
+	return d
+}
+
+// datagrams is the session's queue towards the carrier. When the carrier is
+// blocked the oldest are dropped: UDP senders see loss, not backpressure.
+type datagrams struct {
+	mu      sync.Mutex
+	queue   ring
+	closed  bool
+	wake    chan struct{} // holds one token when the queue may not be empty
+	dropped atomic.Uint64 // datagrams
+}
+
+// push takes d over.
+func (q *datagrams) push(d *datagram) {
+	d.at = time.Now()
+	q.mu.Lock()
+	if q.closed {
+		q.mu.Unlock()
+		d.release()
+		return
+	}
+	q.queue.push(d)
+	for q.queue.bytes > sendBytes {
+		q.queue.pop().release()
+		q.dropped.Add(1)
+	}
+	q.mu.Unlock()
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// pop gives the oldest datagram that has not waited too long.
+func (q *datagrams) pop() *datagram {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for {
+		d := q.queue.pop()
+		if d == nil || time.Since(d.at) <= sendAge {
+			return d
+		}
+		d.release()
+		q.dropped.Add(1)
+	}
+}
+
+func (q *datagrams) drop() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	for d := q.queue.pop(); d != nil; d = q.queue.pop() {
+		d.release()
+	}
+}
+
+// datagramLoop sends datagrams: large ones in fragments, small ones several to
+// a packet as long as more are waiting.
+func (m *mux) datagramLoop() {
+	defer m.finish()
+	packet := make([]byte, 0, wire.SessionPacketSize)
+	send := func() bool {
+		ok := len(packet) == 0 || m.carrier.Send(wire.Datagram, packet) == nil
+		packet = packet[:0]
+		return ok
+	}
+	for {
+		select {
+		case <-m.sending.wake:
+		case <-m.carrier.Done():
+			return
+		case <-m.done:
+			return
+		}
+		for d := m.sending.pop(); d != nil; d = m.sending.pop() {
+			if d.flow.over() {
+				d.release()
+				continue
+			}
+			rest := d.b
+			if len(packet)+wire.DatagramOverhead+len(rest) > wire.SessionPacketSize && !send() {
+				return
+			}
+			for len(rest) > maxFragment {
+				packet = wire.AppendDatagram(packet, d.flow.id, true, rest[:maxFragment])
+				rest = rest[maxFragment:]
+				if !send() {
+					return
+				}
+			}
+			packet = wire.AppendDatagram(packet, d.flow.id, false, rest)
+			d.release()
+		}
+		if !send() {
+			return
+		}
+	}
+}

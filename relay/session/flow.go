@@ -1,0 +1,371 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cuttle/relay/wire"
+)
+
+// assemblyAge is how long the fragments of one datagram may take to arrive;
+// they are sent in one go.
+const assemblyAge = time.Second
+
+// Flow is one UDP flow: a net.Conn of which a Read or Write is one datagram of
+// at most 65535 bytes. Both directions drop the oldest datagrams when their
+// bounded queues are full. Whoever has a Flow calls Close in the end.
+//
+// A fragment has no number in the protocol: that one was lost is noticed only if
+// the datagram gets too large or old thereby. Today's links lose none.
+type Flow struct {
+	m     *mux
+	id    wire.StreamID
+	ready chan struct{} // closed when the exit has answered, or the flow ended
+	sent  chan struct{} // closed when the flow has been announced, or ended
+	dead  atomic.Bool   // failure is set
+
+	mu        sync.Mutex // guards the rest
+	readable  sync.Cond
+	queue     ring
+	partial   *datagram // fragments so far
+	since     time.Time // of the first fragment
+	skipping  bool      // the rest of a datagram that was given up
+	failure   error     // *Error
+	closed    bool      // Close was called: reads give net.ErrClosed
+	answered  bool      // ready is closed
+	told      bool      // sent is closed
+	out       outgoing
+	readBy    deadline
+	onFail    func()        // once, when failure is set; must not block
+	heard     func()        // on each datagram that arrives; must not block
+	forgotten atomic.Uint64 // datagrams dropped on arrival
+}
+
+func newFlow(m *mux, id wire.StreamID) *Flow {
+	f := &Flow{m: m, id: id, ready: make(chan struct{}), sent: make(chan struct{})}
+	f.readable.L = &f.mu
+	return f
+}
+
+// Read takes one datagram; what does not fit into p is lost, as with UDP.
+func (f *Flow) Read(p []byte) (int, error) {
+	d, err := f.next()
+	if err != nil {
+		return 0, err
+	}
+	defer d.release()
+	return copy(p, d.b), nil
+}
+
+// next waits for a datagram; the caller releases it.
+func (f *Flow) next() (*datagram, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for {
+		switch {
+		case f.closed:
+			return nil, net.ErrClosed
+		case f.readBy.passed:
+			return nil, os.ErrDeadlineExceeded
+		}
+		if d := f.queue.pop(); d != nil {
+			f.m.memory.free(cap(d.b))
+			return d, nil
+		}
+		if f.failure != nil {
+			return nil, f.failure
+		}
+		f.readable.Wait()
+	}
+}
+
+// Write queues one datagram of at most 65535 bytes and never waits.
+func (f *Flow) Write(p []byte) (int, error) {
+	if len(p) > maxDatagram {
+		return 0, errSize
+	}
+	if f.dead.Load() {
+		return 0, f.Err()
+	}
+	d := newDatagram()
+	d.flow, d.b = f, append(d.b, p...)
+	f.m.sending.push(d)
+	return len(p), nil
+}
+
+// Opened waits until the exit has a socket for the flow; an *Error says why it
+// has none. Datagrams may be written before.
+func (f *Flow) Opened(ctx context.Context) error {
+	select {
+	case <-f.ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return f.Err()
+}
+
+// Close ends the flow.
+func (f *Flow) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return net.ErrClosed
+	}
+	f.fail(wire.CodeEnded, true)
+	f.closed = true
+	f.drop()
+	f.readable.Broadcast()
+	return nil
+}
+
+// reset ends the flow with a code.
+func (f *Flow) reset(code wire.Code) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fail(code, true)
+}
+
+// Err is nil while the flow is open, and an *Error afterwards.
+func (f *Flow) Err() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.failure
+}
+
+func (f *Flow) over() bool { return f.dead.Load() }
+
+// fail ends the flow. Called with mu held.
+func (f *Flow) fail(code wire.Code, tell bool) {
+	if f.failure != nil {
+		return
+	}
+	f.failure = &Error{code}
+	f.dead.Store(true)
+	unheard := f.out.announce && f.out.opens
+	f.out.announce = false
+	if tell && !unheard {
+		f.out.reset, f.out.code = true, code
+		f.note()
+	}
+	if !f.answered {
+		f.answered = true
+		close(f.ready)
+	}
+	f.tell()
+	if f.onFail != nil {
+		f.onFail()
+	}
+	f.readable.Broadcast()
+}
+
+func (f *Flow) tell() {
+	if !f.told {
+		f.told = true
+		close(f.sent)
+	}
+}
+
+// drop frees what waits to be read. Called with mu held.
+func (f *Flow) drop() {
+	for d := f.queue.pop(); d != nil; d = f.queue.pop() {
+		f.m.memory.free(cap(d.b))
+		d.release()
+	}
+	f.dropPartial()
+}
+
+func (f *Flow) dropPartial() {
+	if f.partial != nil {
+		f.m.memory.free(cap(f.partial.b))
+		f.partial.release()
+		f.partial = nil
+	}
+}
+
+// datagram takes a fragment; the last one makes a datagram of them.
+func (f *Flow) datagram(p []byte, more bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failure != nil {
+		return nil
+	}
+	if f.partial != nil && time.Since(f.since) > assemblyAge {
+		f.dropPartial()
+		f.forgotten.Add(1)
+	}
+	if f.partial == nil && !f.skipping {
+		f.partial = newDatagram()
+		f.m.memory.hold(cap(f.partial.b))
+		if more {
+			f.since = time.Now()
+		}
+	}
+	if !f.skipping && !f.assemble(p) {
+		f.dropPartial()
+		f.forgotten.Add(1)
+		f.skipping = true // what is left of this datagram
+	}
+	if more {
+		return nil
+	}
+	if !f.skipping {
+		d := f.partial
+		f.partial = nil
+		f.deliver(d)
+	}
+	f.skipping = false
+	return nil
+}
+
+// assemble appends a fragment; false if the datagram or the session's receive
+// buffers get too large. Called with mu held.
+func (f *Flow) assemble(p []byte) bool {
+	d := f.partial
+	if len(d.b)+len(p) > maxDatagram {
+		return false
+	}
+	before := cap(d.b)
+	d.b = append(d.b, p...)
+	return f.m.memory.hold(cap(d.b) - before)
+}
+
+// whenFailed sets what is called, once, when the flow fails. It must not block.
+func (f *Flow) whenFailed(do func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.onFail = do; f.failure != nil {
+		do()
+	}
+}
+
+// deliver queues a whole datagram for the reader. Called with mu held.
+func (f *Flow) deliver(d *datagram) {
+	f.queue.push(d)
+	for f.queue.bytes > flowBytes || f.queue.len() > flowCount {
+		old := f.queue.pop()
+		f.m.memory.free(cap(old.b))
+		old.release()
+		f.forgotten.Add(1)
+	}
+	if f.heard != nil {
+		f.heard()
+	}
+	f.readable.Broadcast()
+}
+
+func (f *Flow) opened() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failure != nil {
+		return nil
+	}
+	if f.answered {
+		return fmt.Errorf("opened twice: %w", errProtocol)
+	}
+	f.answered = true
+	close(f.ready)
+	return nil
+}
+
+func (f *Flow) data([]byte) error   { return fmt.Errorf("data for a flow: %w", errProtocol) }
+func (f *Flow) fin() error          { return fmt.Errorf("fin for a flow: %w", errProtocol) }
+func (f *Flow) credit(uint32) error { return fmt.Errorf("window for a flow: %w", errProtocol) }
+
+// ended takes the peer's RESET, or the session's end.
+func (f *Flow) ended(code wire.Code) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fail(code, false)
+	f.out.reset = false
+}
+
+func (f *Flow) note() {
+	if !f.out.noted {
+		f.out.noted = true
+		f.m.say(f.id, f)
+	}
+}
+
+// announce has OPENED sent: the exit has a socket.
+func (f *Flow) announce() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failure == nil {
+		f.out.announce = true
+		f.note()
+	}
+}
+
+func (f *Flow) flush(b []byte) []byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.out.noted = false
+	if f.out.announce {
+		f.out.announce, f.out.announcing = false, true
+		b = f.out.opening(b)
+	}
+	if f.out.reset {
+		f.out.reset = false
+		b = wire.AppendReset(b, f.id, f.out.code)
+	}
+	return b
+}
+
+func (f *Flow) flushed() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.out.announcing {
+		f.out.announcing, f.out.announced = false, true
+		f.tell()
+	}
+	return !f.out.noted && f.failure != nil
+}
+
+func (f *Flow) unread() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.queue.bytes
+}
+
+// shed drops what waits: the session is over its budget and this flow holds most.
+func (f *Flow) shed() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.forgotten.Add(uint64(f.queue.len()))
+	f.drop()
+}
+
+// LocalAddr and RemoteAddr hide where the flow comes from and goes to.
+func (f *Flow) LocalAddr() net.Addr  { return hiddenAddr{} }
+func (f *Flow) RemoteAddr() net.Addr { return hiddenAddr{} }
+
+// SetDeadline sets the read deadline; writes never wait.
+func (f *Flow) SetDeadline(t time.Time) error { return f.SetReadDeadline(t) }
+
+// SetWriteDeadline does nothing: writes never wait.
+func (f *Flow) SetWriteDeadline(time.Time) error { return nil }
+
+// SetReadDeadline ends reads with os.ErrDeadlineExceeded from t on; the zero
+// time means never.
+func (f *Flow) SetReadDeadline(t time.Time) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.readBy.set(t, &f.mu, f.readable.Broadcast)
+	return nil
+}
+
+// String names a flow by its number, never by where it goes.
+func (f *Flow) String() string { return fmt.Sprintf("flow %d", f.id) }
+
+var (
+	_ net.Conn      = (*Flow)(nil)
+	_ net.Conn      = (*Stream)(nil)
+	_ io.WriterTo   = (*Stream)(nil)
+	_ io.ReaderFrom = (*Stream)(nil)
+)

@@ -1,0 +1,222 @@
+package session
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cuttle/relay/wire"
+)
+
+// bind returns a context that ends with the stream or the session.
+func bind(ctx context.Context, e interface{ whenFailed(func()) }) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	e.whenFailed(cancel)
+	return ctx, cancel
+}
+
+// serveTCP connects the destination and copies both directions until both have
+// ended, each in its own way.
+func (s *Server) serveTCP(ctx context.Context, stream *Stream, dst netip.AddrPort) {
+	ctx, cancel := bind(ctx, stream)
+	defer cancel()
+	defer stream.Close()
+	conn, err := s.opener.OpenTCP(ctx, dst)
+	s.opening.Add(-1)
+	if err != nil {
+		stream.Reset(CodeOf(err, wire.CodeHostUnreachable))
+		return
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, conn.Abort) // the stream was reset: so is the connection
+	defer stop()
+	stream.announce()
+
+	up := make(chan struct{})
+	go func() { // ends with the stream's or the connection's end
+		defer close(up)
+		if _, err := stream.WriteTo(conn); err != nil {
+			stream.Reset(CodeOf(err, wire.CodeReset))
+			return
+		}
+		if err := conn.CloseWrite(); err != nil {
+			stream.Reset(CodeOf(err, wire.CodeReset))
+		}
+	}()
+	if _, err := io.Copy(stream, conn); err != nil {
+		stream.Reset(CodeOf(err, wire.CodeReset))
+	} else {
+		_ = stream.CloseWrite()
+	}
+	<-up
+}
+
+// serveFlow moves datagrams between a flow and a socket until either fails or
+// both have been silent for too long.
+func (s *Server) serveFlow(ctx context.Context, flow *Flow, dst netip.AddrPort) {
+	ctx, cancel := bind(ctx, flow)
+	defer cancel()
+	defer flow.Close()
+	conn, err := s.opener.OpenUDP(ctx, dst)
+	s.opening.Add(-1)
+	if err != nil {
+		flow.reset(CodeOf(err, wire.CodeHostUnreachable))
+		return
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	idle := newIdle(s.m.cfg, func() { flow.reset(wire.CodeEnded) })
+	defer idle.stop()
+	flow.mu.Lock()
+	flow.heard = idle.touch
+	flow.mu.Unlock()
+	flow.announce()
+
+	up := make(chan struct{})
+	go func() { // ends with the flow
+		defer close(up)
+		for {
+			d, err := flow.next()
+			if err != nil {
+				return
+			}
+			_, err = conn.Write(d.b)
+			d.release()
+			if err != nil {
+				flow.reset(CodeOf(err, wire.CodeHostUnreachable))
+				return
+			}
+		}
+	}()
+	err = copyDatagrams(replies{flow, idle}, conn)
+	flow.reset(CodeOf(err, wire.CodeEnded))
+	<-up
+}
+
+// replies passes datagrams of the far end to the flow.
+type replies struct {
+	flow *Flow
+	idle *idle
+}
+
+func (r replies) Write(p []byte) (int, error) {
+	r.idle.replied.Store(true)
+	r.idle.touch()
+	return r.flow.Write(p)
+}
+
+// copyDatagrams reads from conn until it fails, a datagram at a time.
+func copyDatagrams(w io.Writer, conn net.Conn) error {
+	if from, ok := conn.(io.WriterTo); ok {
+		_, err := from.WriteTo(w)
+		return err
+	}
+	b := bufferPool.Get().(*buffer)
+	defer bufferPool.Put(b)
+	for {
+		n, err := conn.Read(b[:])
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write(b[:n]); err != nil {
+			return err
+		}
+	}
+}
+
+// idle ends a flow that has been silent for too long.
+type idle struct {
+	cfg     Config
+	start   time.Time
+	last    atomic.Int64 // nanoseconds since start of the last datagram
+	replied atomic.Bool
+	mu      sync.Mutex // guards timer and stopped
+	timer   *time.Timer
+	stopped bool
+}
+
+func newIdle(cfg Config, expire func()) *idle {
+	i := &idle{cfg: cfg, start: time.Now()}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.timer = time.AfterFunc(i.limit(), func() { i.check(expire) })
+	return i
+}
+
+func (i *idle) limit() time.Duration {
+	if i.replied.Load() {
+		return i.cfg.IdleReplied
+	}
+	return i.cfg.IdleUnreplied
+}
+
+func (i *idle) touch() { i.last.Store(int64(time.Since(i.start))) }
+
+// check runs when the timer does: it expires the flow or waits for the rest.
+func (i *idle) check(expire func()) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.stopped {
+		return
+	}
+	silent := time.Since(i.start) - time.Duration(i.last.Load())
+	if left := i.limit() - silent; left > 0 {
+		i.timer.Reset(left)
+		return
+	}
+	expire()
+}
+
+func (i *idle) stop() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.stopped = true
+	i.timer.Stop()
+}
+
+// serveDNS answers the messages of a DNS stream, several at a time; when too
+// many are under way it stops reading, and the stream's window pushes back.
+func (s *Server) serveDNS(ctx context.Context, stream *Stream) {
+	ctx, cancel := bind(ctx, stream)
+	defer cancel()
+	defer stream.Close()
+	stream.announce()
+	var answers sync.WaitGroup
+	for {
+		query, err := readMessage(stream)
+		if err != nil {
+			answers.Wait()
+			if errors.Is(err, io.EOF) {
+				_ = stream.CloseWrite()
+			} else {
+				stream.Reset(CodeOf(err, wire.CodeEnded))
+			}
+			return
+		}
+		select {
+		case s.queries <- struct{}{}:
+		case <-ctx.Done():
+			continue // the next read says why
+		}
+		answers.Go(func() { // ends with Resolve, which ends with ctx
+			defer func() { <-s.queries }()
+			answer, err := s.opener.Resolve(ctx, query)
+			if err == nil && len(answer) > maxMessage {
+				err = errMessage
+			}
+			if err != nil {
+				stream.Reset(CodeOf(err, wire.CodeResources))
+				return
+			}
+			frame := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(answer)), uint16(len(answer)))
+			_, _ = stream.Write(append(frame, answer...)) // a failure ends the stream, which the reader sees
+		})
+	}
+}
