@@ -1,0 +1,182 @@
+package circuit
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cuttle/relay/link"
+	"cuttle/relay/onion"
+	"cuttle/relay/wire"
+)
+
+// Circuit is the client's end of a circuit that Builder has made. It satisfies
+// session.Carrier.
+type Circuit struct {
+	id      uint64
+	hops    []wire.NodeID
+	created time.Time
+	lane    atomic.Pointer[link.Lane] // set once, by the Builder
+	path    onion.Path
+	out     outlet
+	once    sync.Once  // guards the closing of out.done
+	mu      sync.Mutex // guards the order of forward cells: seal, then queue
+
+	handler atomic.Pointer[Handler]
+	answers chan []byte // circuit messages for the Builder, one at a time
+	waiting atomic.Bool // the Builder expects a message
+
+	// Backward, for the link's reader alone.
+	assembler wire.Assembler
+
+	users atomic.Int32
+	idle  func() // called when users falls to zero; set by the pool before use
+}
+
+// circuits numbers circuits for people; the numbers never leave the node.
+var circuits atomic.Uint64
+
+// incoming is the circuit as the receiver of its lane.
+type incoming struct{ c *Circuit }
+
+var _ link.Receiver = incoming{}
+
+// Attach gives the session packets of the last hop to h. Packets that come
+// before it close the circuit; call it before the first Send.
+func (c *Circuit) Attach(h Handler) { c.handler.Store(&h) }
+
+// Send carries one session packet (1 to wire.SessionPacketSize bytes, copied)
+// to the last hop. It blocks while the circuit is backed up and returns
+// ErrClosed once it has ended. Any number of goroutines may call it.
+func (c *Circuit) Send(class wire.Class, packet []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	lane := c.lane.Load()
+	if err := c.out.wait(lane); err != nil {
+		return err
+	}
+	cell := wire.NewCell(class)
+	n, err := putSession(c.path.Payload(cell), packet)
+	if err != nil {
+		cell.Release()
+		return err
+	}
+	c.path.Seal(cell, c.path.Len()-1, n)
+	lane.Send(cell)
+	return nil
+}
+
+// control sends a circuit message to one hop.
+func (c *Circuit) control(hop int, msg []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(msg) > 0 {
+		cell := wire.NewCell(wire.Reliable)
+		var n int
+		n, msg = wire.PutFragment(c.path.Payload(cell), msg)
+		c.path.Seal(cell, hop, n)
+		c.lane.Load().Send(cell)
+	}
+}
+
+// Close ends the circuit. What was sent and is still queued is lost.
+func (c *Circuit) Close() {
+	c.once.Do(func() {
+		close(c.out.done)
+		if lane := c.lane.Load(); lane != nil {
+			lane.Close()
+		}
+	})
+}
+
+// Done is closed when the circuit has ended.
+func (c *Circuit) Done() <-chan struct{} { return c.out.done }
+
+// Exit returns the last hop.
+func (c *Circuit) Exit() wire.NodeID { return c.hops[len(c.hops)-1] }
+
+// Release ends one use that Pool.Get began; a circuit is not retired while it
+// is in use.
+func (c *Circuit) Release() {
+	if c.users.Add(-1) == 0 && c.idle != nil {
+		c.idle()
+	}
+}
+
+// Status is a snapshot of a circuit of ours for people.
+type Status struct {
+	ID       uint64 // unique on this node until it restarts
+	Hops     []wire.NodeID
+	Tier     wire.Tier // what we pay our neighbor
+	Open     bool
+	Retiring bool // gets no new streams
+	Created  time.Time
+	Streams  int // uses begun by Pool.Get and not released
+	Sent     wire.Cells
+	Received wire.Cells
+}
+
+// Status returns a snapshot.
+func (c *Circuit) Status() Status {
+	lane := c.lane.Load().Status()
+	s := Status{ID: c.id, Hops: c.hops, Tier: lane.Tier, Open: true, Created: c.created,
+		Streams: int(c.users.Load()), Sent: lane.Sent, Received: lane.Received}
+	select {
+	case <-c.out.done:
+		s.Open = false
+	default:
+	}
+	return s
+}
+
+// message takes an assembled circuit message; the Builder must wait for one.
+func (c *Circuit) message(msg []byte) bool {
+	if !c.waiting.CompareAndSwap(true, false) {
+		return false
+	}
+	c.answers <- msg // has room: one is asked for at a time
+	return true
+}
+
+// Created is the first hop's answer; it is given to the Builder as EXTENDED.
+func (in incoming) Created(msg2 []byte) {
+	if !in.c.message(wire.AppendExtended(nil, msg2)) {
+		in.c.Close()
+	}
+}
+
+// Refused is the first hop's answer too.
+func (in incoming) Refused(reason wire.Reason) {
+	if !in.c.message(wire.AppendExtendRefused(nil, reason)) {
+		in.c.Close()
+	}
+}
+
+// Closed says that the circuit is gone.
+func (in incoming) Closed() { in.c.Close() }
+
+// Cell takes a cell from the circuit.
+func (in incoming) Cell(cell *wire.Cell) {
+	c := in.c
+	_, p, err := c.path.Open(cell)
+	ok := err == nil && c.payload(cell.Class, p)
+	cell.Release()
+	if !ok {
+		c.Close()
+		return
+	}
+	c.lane.Load().Grant(1)
+}
+
+// payload takes a verified payload of the last hop; false closes the circuit.
+func (c *Circuit) payload(class wire.Class, p []byte) bool {
+	if p[0] == wire.PayloadSession {
+		h := c.handler.Load()
+		return len(p) > 1 && h != nil && (*h)(class, p[1:]) == nil
+	}
+	if class != wire.Reliable || !c.waiting.Load() {
+		return false
+	}
+	msg, err := c.assembler.Add(p)
+	return err == nil && (msg == nil || c.message(msg))
+}

@@ -1,0 +1,347 @@
+package circuit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"cuttle/relay/netmap"
+	"cuttle/relay/wire"
+)
+
+// Tunables of the pool; the first two are defaults.
+const (
+	defaultReady    = 3
+	defaultLifetime = 10 * time.Minute
+	avoidTime       = 2 * time.Minute        // how long a node that failed is avoided
+	backoffFirst    = 200 * time.Millisecond // after a failed build, doubling
+	backoffMost     = 30 * time.Second
+)
+
+// PoolConfig says what a pool keeps and where it comes from.
+type PoolConfig struct {
+	// Build makes a circuit; Builder.Build.
+	Build func(ctx context.Context, path []*netmap.Record) (*Circuit, error)
+	// Choose finds a path without the nodes of avoid. Its error is what Get says
+	// when there is no path.
+	Choose func(avoid []wire.NodeID) ([]*netmap.Record, error)
+	// Opened is called for each new circuit before anybody gets it, by Run: the
+	// place to attach a session. nil: nothing.
+	Opened func(*Circuit)
+
+	Ready    int           // circuits kept ready; 0: 3
+	Lifetime time.Duration // after the first use; 0: ten minutes
+}
+
+// Pool keeps circuits ready, so that no stream waits for a build. Run builds
+// ahead, one circuit at a time; after a failure it waits, longer each time and
+// by a random part, and avoids the node that failed for a while. A circuit is
+// retired some time after its first use and closed when nothing uses it any
+// more.
+type Pool struct {
+	cfg  PoolConfig
+	kick chan struct{} // capacity 1: something has changed for Run
+
+	mu      sync.Mutex // guards the fields below
+	members []*member
+	avoid   map[wire.NodeID]time.Time // until when
+	failure error                     // of the last attempt; nil after a success
+	fails   int                       // attempts failed in a row
+	retry   time.Time                 // no attempt before it
+	changed chan struct{}             // closed and replaced when a circuit is added
+	stopped bool
+}
+
+// member is a circuit of the pool. usedAt is zero before its first use.
+type member struct {
+	c      *Circuit
+	usedAt time.Time
+}
+
+// NewPool checks the configuration; Run starts the work.
+func NewPool(cfg PoolConfig) (*Pool, error) {
+	if cfg.Build == nil || cfg.Choose == nil {
+		return nil, errors.New("circuit pool: a builder and a chooser are needed")
+	}
+	if cfg.Ready <= 0 {
+		cfg.Ready = defaultReady
+	}
+	if cfg.Lifetime <= 0 {
+		cfg.Lifetime = defaultLifetime
+	}
+	return &Pool{cfg: cfg, kick: make(chan struct{}, 1), avoid: make(map[wire.NodeID]time.Time), changed: make(chan struct{})}, nil
+}
+
+// Get returns a circuit that may be used, at once if one is ready: the one in
+// use at present, so that a destination sees one exit at a time. The caller
+// calls Release on it when its stream is over. When ctx ends first, the error
+// says why there is no circuit.
+func (p *Pool) Get(ctx context.Context) (*Circuit, error) {
+	for {
+		c, changed, err := p.take(time.Now())
+		if c != nil || err != nil {
+			return c, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, p.why(ctx.Err())
+		}
+	}
+}
+
+// take picks a circuit and begins a use of it, or returns what to wait for.
+func (p *Pool) take(now time.Time) (*Circuit, <-chan struct{}, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return nil, nil, fmt.Errorf("get circuit: %w", ErrClosed)
+	}
+	var best *member
+	for _, m := range p.members {
+		if !p.usable(m, now) {
+			continue
+		}
+		if best == nil || m.usedAt.After(best.usedAt) {
+			best = m
+		}
+	}
+	if best == nil {
+		p.wake()
+		return nil, p.changed, nil
+	}
+	if best.usedAt.IsZero() {
+		best.usedAt = now
+		p.wake() // its retirement is to be planned
+	}
+	best.c.users.Add(1)
+	return best.c, nil, nil
+}
+
+func (p *Pool) usable(m *member, now time.Time) bool {
+	return alive(m.c) && (m.usedAt.IsZero() || now.Sub(m.usedAt) < p.cfg.Lifetime)
+}
+
+func alive(c *Circuit) bool {
+	select {
+	case <-c.Done():
+		return false
+	default:
+		return true
+	}
+}
+
+func (p *Pool) why(ctxErr error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.failure == nil {
+		return fmt.Errorf("get circuit: none ready yet: %w", ctxErr)
+	}
+	return fmt.Errorf("get circuit: %w (%w)", p.failure, ctxErr)
+}
+
+// Retry lets the pool try again at once, e.g. since a link came up.
+func (p *Pool) Retry() {
+	p.mu.Lock()
+	p.retry, p.fails = time.Time{}, 0
+	clear(p.avoid)
+	p.mu.Unlock()
+	p.wake()
+}
+
+// Failure returns why the last attempt to build a circuit failed, nil if it did
+// not.
+func (p *Pool) Failure() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.failure
+}
+
+// Circuits returns snapshots of the pool's circuits, oldest first.
+func (p *Pool) Circuits() []Status {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]Status, 0, len(p.members))
+	for _, m := range p.members {
+		s := m.c.Status()
+		s.Retiring = !p.usable(m, now)
+		out = append(out, s)
+	}
+	return out
+}
+
+func (p *Pool) wake() {
+	select {
+	case p.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Run keeps the pool until ctx ends; all circuits are closed when it returns.
+func (p *Pool) Run(ctx context.Context) error {
+	var watchers sync.WaitGroup
+	for ctx.Err() == nil {
+		now := time.Now()
+		if p.tidy(now) {
+			if c := p.build(ctx); c != nil {
+				watchers.Go(func() { // ends with the circuit
+					<-c.Done()
+					p.wake()
+				})
+			}
+			continue
+		}
+		p.sleep(ctx, now)
+	}
+	p.stop()
+	watchers.Wait()
+	return fmt.Errorf("circuit pool: %w", ctx.Err())
+}
+
+// sleep waits until something changes or is due.
+func (p *Pool) sleep(ctx context.Context, now time.Time) {
+	var due <-chan time.Time
+	if at := p.nextDue(now); !at.IsZero() {
+		timer := time.NewTimer(max(0, at.Sub(now)))
+		defer timer.Stop()
+		due = timer.C
+	}
+	select {
+	case <-p.kick:
+	case <-due:
+	case <-ctx.Done():
+	}
+}
+
+// tidy drops what has closed, closes what is retired and idle, and says whether
+// a circuit is to be built now.
+func (p *Pool) tidy(now time.Time) bool {
+	p.mu.Lock()
+	var retired []*Circuit
+	kept := p.members[:0]
+	ready := 0
+	for _, m := range p.members {
+		switch {
+		case p.usable(m, now):
+			ready++
+		case !alive(m.c):
+			continue
+		case m.c.users.Load() == 0:
+			retired = append(retired, m.c)
+			continue
+		}
+		kept = append(kept, m)
+	}
+	clear(p.members[len(kept):])
+	p.members = kept
+	build := ready < p.cfg.Ready && !now.Before(p.retry)
+	p.mu.Unlock()
+	for _, c := range retired {
+		c.Close()
+	}
+	return build
+}
+
+// nextDue returns when Run has something to do without being told; zero: never.
+func (p *Pool) nextDue(now time.Time) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var next time.Time
+	sooner := func(t time.Time) {
+		if next.IsZero() || t.Before(next) {
+			next = t
+		}
+	}
+	ready := 0
+	for _, m := range p.members {
+		if !p.usable(m, now) {
+			continue
+		}
+		ready++
+		if !m.usedAt.IsZero() {
+			sooner(m.usedAt.Add(p.cfg.Lifetime))
+		}
+	}
+	if ready < p.cfg.Ready {
+		sooner(p.retry)
+	}
+	return next
+}
+
+// build makes one circuit and adds it, or notes the failure.
+func (p *Pool) build(ctx context.Context) *Circuit {
+	path, err := p.choose(time.Now())
+	var c *Circuit
+	if err == nil {
+		c, err = p.cfg.Build(ctx, path)
+	}
+	if err != nil {
+		p.failed(ctx, path, err)
+		return nil
+	}
+	c.idle = p.wake
+	if p.cfg.Opened != nil {
+		p.cfg.Opened(c)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failure, p.fails, p.retry = nil, 0, time.Time{}
+	p.members = append(p.members, &member{c: c})
+	close(p.changed)
+	p.changed = make(chan struct{})
+	return c
+}
+
+// choose finds a path around the nodes that failed lately, or, if there is
+// none, through them: they may be back.
+func (p *Pool) choose(now time.Time) ([]*netmap.Record, error) {
+	p.mu.Lock()
+	var avoid []wire.NodeID
+	for id, until := range p.avoid {
+		if now.Before(until) {
+			avoid = append(avoid, id)
+		} else {
+			delete(p.avoid, id)
+		}
+	}
+	p.mu.Unlock()
+	path, err := p.cfg.Choose(avoid)
+	if err != nil && len(avoid) > 0 {
+		path, err = p.cfg.Choose(nil)
+	}
+	return path, err
+}
+
+func (p *Pool) failed(ctx context.Context, path []*netmap.Record, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failure = err
+	var at *BuildError
+	if errors.As(err, &at) && at.Hop < len(path) {
+		p.avoid[path[at.Hop].ID] = now.Add(avoidTime)
+	}
+	wait := min(backoffMost, backoffFirst<<min(p.fails, 16))
+	p.fails++
+	p.retry = now.Add(wait/2 + rand.N(wait)) // half to one and a half
+}
+
+// stop closes every circuit.
+func (p *Pool) stop() {
+	p.mu.Lock()
+	members := p.members
+	p.members, p.stopped = nil, true
+	close(p.changed)
+	p.changed = make(chan struct{})
+	p.mu.Unlock()
+	for _, m := range members {
+		m.c.Close()
+	}
+}

@@ -1,0 +1,199 @@
+package circuit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cuttle/relay/link"
+	"cuttle/relay/onion"
+	"cuttle/relay/wire"
+)
+
+// Tunables of the switch.
+const (
+	handshakeQueue  = 64              // CREATEs that wait for a worker
+	handshakeTime   = 5 * time.Second // that a CREATE may wait; the client gives up soon after
+	createRate      = 100             // circuits a neighbor may open per second, lasting
+	createBurst     = 200             // and at once
+	replayedEntries = 1 << 17         // first messages remembered
+	maxNeighbors    = 4096            // whose creation budgets are kept
+)
+
+// SwitchConfig is what a relay offers.
+type SwitchConfig struct {
+	ID     wire.NodeID
+	Key    *onion.StaticKey
+	Suites []onion.Suite // nil: onion's own choice
+	Links  Links
+
+	Relay      bool      // extend circuits to our neighbors
+	RelayPrice wire.Tier // added per cell for that
+	ExitPrice  wire.Tier // asked per cell as the last hop
+
+	// Serve is called at the first session packet of a circuit that pays our exit
+	// price, by a link's reader; it must not block. nil: this node is no exit.
+	Serve func(*Terminal) (Handler, error)
+}
+
+// Switch is the relay's end of others' circuits. It implements link.Switch.
+type Switch struct {
+	cfg     SwitchConfig
+	seen    *onion.ReplayCache
+	jobs    chan job
+	stopped chan struct{}
+	open    atomic.Int64
+
+	mu      sync.Mutex // guards buckets
+	buckets map[wire.NodeID]*bucket
+}
+
+var _ link.Switch = (*Switch)(nil)
+
+type job struct {
+	lane *link.Lane
+	msg1 []byte
+	at   time.Time
+}
+
+// NewSwitch checks the configuration; Run starts the work.
+func NewSwitch(cfg SwitchConfig) (*Switch, error) {
+	if cfg.Key == nil || cfg.ID.IsZero() || cfg.Links == nil {
+		return nil, errors.New("switch: identity, key and links are needed")
+	}
+	if len(cfg.Suites) == 0 {
+		cfg.Suites = onion.DefaultSuites()
+	}
+	return &Switch{
+		cfg: cfg, seen: onion.NewReplayCache(replayedEntries),
+		jobs: make(chan job, handshakeQueue), stopped: make(chan struct{}),
+		buckets: make(map[wire.NodeID]*bucket),
+	}, nil
+}
+
+// Open returns how many circuits pass through or end here now.
+func (s *Switch) Open() int { return int(s.open.Load()) }
+
+// Run answers CREATEs, by as many workers as there are processors, until ctx
+// ends. Call it once.
+func (s *Switch) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() { s.work(ctx) }) // ends with ctx
+	}
+	wg.Wait()
+	close(s.stopped)
+	for {
+		select {
+		case j := <-s.jobs:
+			j.lane.Refuse(wire.ReasonBusy)
+		default:
+			return fmt.Errorf("switch: %w", ctx.Err())
+		}
+	}
+}
+
+func (s *Switch) work(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case j := <-s.jobs:
+			s.answer(j)
+		}
+	}
+}
+
+// Create takes a neighbor's CREATE: it is refused at once, or answered by a
+// worker.
+func (s *Switch) Create(lane *link.Lane, msg1 []byte) {
+	if !s.cfg.Relay && s.cfg.Serve == nil {
+		lane.Refuse(wire.ReasonNotServed)
+		return
+	}
+	if err := lane.Link().Admit(lane.Tier()); err != nil {
+		lane.Refuse(wire.ReasonPaymentDue)
+		return
+	}
+	now := time.Now()
+	if !s.mayCreate(lane.Link().Peer().ID, now) {
+		lane.Refuse(wire.ReasonBusy)
+		return
+	}
+	select {
+	case <-s.stopped:
+		lane.Refuse(wire.ReasonBusy)
+		return
+	default:
+	}
+	select {
+	case s.jobs <- job{lane, append([]byte(nil), msg1...), now}:
+	default:
+		lane.Refuse(wire.ReasonBusy)
+	}
+}
+
+func (s *Switch) answer(j job) {
+	if time.Since(j.at) > handshakeTime {
+		j.lane.Refuse(wire.ReasonBusy)
+		return
+	}
+	msg2, keys, err := onion.AcceptHop(s.cfg.ID, s.cfg.Key, s.seen, s.cfg.Suites, j.msg1)
+	if err != nil { // the peer's bad bytes: it is told, and nobody else
+		j.lane.Refuse(wire.ReasonProtocol)
+		return
+	}
+	hop, err := onion.NewHop(keys)
+	if err != nil {
+		j.lane.Refuse(wire.ReasonProtocol)
+		return
+	}
+	t := &transit{sw: s, hop: hop, prev: j.lane}
+	s.open.Add(1)
+	if err := j.lane.Created(msg2, t); err != nil { // it was closed meanwhile
+		t.close()
+	}
+}
+
+// bucket is a neighbor's allowance of new circuits (a token bucket).
+type bucket struct {
+	tokens float64
+	at     time.Time
+}
+
+func (b *bucket) refill(now time.Time) {
+	b.tokens = min(createBurst, b.tokens+now.Sub(b.at).Seconds()*createRate)
+	b.at = now
+}
+
+func (s *Switch) mayCreate(id wire.NodeID, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.buckets[id]
+	if b == nil {
+		if len(s.buckets) >= maxNeighbors {
+			s.forgetFull(now)
+		}
+		b = &bucket{createBurst, now}
+		s.buckets[id] = b
+	}
+	b.refill(now)
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
+
+// forgetFull drops the budgets that say nothing any more.
+func (s *Switch) forgetFull(now time.Time) {
+	for id, b := range s.buckets {
+		if b.refill(now); b.tokens >= createBurst {
+			delete(s.buckets, id)
+		}
+	}
+}

@@ -1,0 +1,46 @@
+package circuit
+
+import (
+	"sync"
+
+	"cuttle/relay/wire"
+)
+
+// Terminal is the exit's end of a circuit. It satisfies session.Carrier.
+type Terminal struct {
+	t    *transit
+	out  outlet
+	once sync.Once // guards the closing of out.done
+}
+
+// Send carries one session packet (1 to wire.SessionPacketSize bytes, copied)
+// to the client. It blocks while the circuit is backed up and returns ErrClosed
+// once it has ended. Any number of goroutines may call it.
+func (x *Terminal) Send(class wire.Class, packet []byte) error {
+	t := x.t
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := x.out.wait(t.prev); err != nil {
+		return err
+	}
+	c := wire.NewCell(class)
+	n, err := putSession(t.hop.Payload(c), packet)
+	if err != nil {
+		c.Release()
+		return err
+	}
+	t.hop.Originate(c, n)
+	t.prev.Send(c)
+	return nil
+}
+
+// Tier returns what the client pays per cell.
+func (x *Terminal) Tier() wire.Tier { return x.t.prev.Tier() }
+
+// Close ends the circuit. What was sent and is still queued is lost.
+func (x *Terminal) Close() { x.t.close() }
+
+// Done is closed when the circuit has ended.
+func (x *Terminal) Done() <-chan struct{} { return x.out.done }
+
+func (x *Terminal) finish() { x.once.Do(func() { close(x.out.done) }) }

@@ -1,0 +1,258 @@
+package circuit
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"cuttle/relay/link"
+	"cuttle/relay/onion"
+	"cuttle/relay/wire"
+)
+
+// phase of a circuit at a relay. Arrows: end -> extending -> end (refused) or
+// extended; end -> serving. Nothing leaves extended and serving but the close.
+type phase = int32
+
+const (
+	end       phase = iota // the last hop so far
+	extending              // the next hop has not answered yet
+	extended               // cells pass through
+	serving                // the last hop, with a session
+)
+
+// transit is one circuit at this relay: the forwarding entry. As the receiver
+// of the lane to the previous hop it takes what comes from the client; its
+// other side is back.
+type transit struct {
+	sw   *Switch
+	hop  *onion.Hop
+	prev *link.Lane
+
+	next   atomic.Pointer[link.Lane]
+	phase  atomic.Int32
+	closed atomic.Bool
+
+	// Forward, for the reader of prev's link alone.
+	assembler wire.Assembler
+	handler   Handler
+
+	terminal atomic.Pointer[Terminal]
+	mu       sync.Mutex // guards the order of backward cells: seal, then queue
+}
+
+// back is the same circuit as the receiver of the lane to the next hop.
+type back struct{ t *transit }
+
+var (
+	_ link.Receiver = (*transit)(nil)
+	_ link.Receiver = back{}
+)
+
+// Cell takes a cell from the client's side.
+func (t *transit) Cell(c *wire.Cell) {
+	h, err := t.hop.Peel(c)
+	if err != nil {
+		c.Release()
+		t.close()
+		return
+	}
+	if h.Kind == onion.PassOn {
+		if t.phase.Load() != extended {
+			c.Release()
+			t.close()
+			return
+		}
+		t.next.Load().Send(c)
+		return
+	}
+	err = t.local(c.Class, t.hop.Payload(c)[:h.Length])
+	c.Release()
+	if err != nil {
+		t.close()
+		return
+	}
+	t.prev.Grant(1)
+}
+
+// local takes a payload that is meant for this hop. Every error closes the
+// circuit.
+func (t *transit) local(class wire.Class, p []byte) error {
+	switch {
+	case p[0] == wire.PayloadSession && len(p) > 1:
+		if t.handler == nil {
+			if err := t.serve(); err != nil {
+				return err
+			}
+		}
+		return t.handler(class, p[1:])
+	case p[0] == wire.PayloadControl && class == wire.Reliable && t.phase.Load() == end:
+		msg, err := t.assembler.Add(p)
+		if err != nil || msg == nil {
+			return err
+		}
+		m, err := wire.ParseMessage(msg)
+		if err != nil {
+			return err
+		}
+		if m.Type != wire.MessageExtend {
+			return errMessage
+		}
+		return t.extend(m)
+	}
+	return errMessage
+}
+
+// serve starts the session of a circuit that ends here.
+func (t *transit) serve() error {
+	cfg := &t.sw.cfg
+	if cfg.Serve == nil || t.prev.Tier() < cfg.ExitPrice || !t.phase.CompareAndSwap(end, serving) {
+		return errMessage
+	}
+	x := &Terminal{t: t, out: newOutlet()}
+	t.prev.OnSent(func(int) { x.out.sent(t.prev) })
+	t.terminal.Store(x)
+	if t.closed.Load() {
+		x.finish()
+		return ErrClosed
+	}
+	var err error
+	if t.handler, err = cfg.Serve(x); err != nil {
+		return err
+	}
+	if t.handler == nil {
+		return errMessage
+	}
+	return nil
+}
+
+// extend opens the circuit's next lane, or answers why not.
+func (t *transit) extend(m wire.Message) error {
+	if t.prev.Queued() >= sendHigh { // asks again and again and takes no answer
+		return errMessage
+	}
+	t.phase.Store(extending)
+	reason := t.openNext(m)
+	if reason == 0 {
+		return nil
+	}
+	t.phase.Store(end)
+	t.reply(wire.AppendExtendRefused(nil, reason))
+	return nil
+}
+
+// openNext returns 0 when the next hop has been asked.
+func (t *transit) openNext(m wire.Message) wire.Reason {
+	cfg := &t.sw.cfg
+	switch {
+	case !cfg.Relay:
+		return wire.ReasonNotServed
+	case int(t.prev.Tier()) < int(m.Tier)+int(cfg.RelayPrice):
+		return wire.ReasonTierTooLow
+	case m.Next == cfg.ID || m.Next == t.prev.Link().Peer().ID:
+		return wire.ReasonNotServed // no circuit goes straight back
+	}
+	l := cfg.Links(m.Next)
+	if l == nil {
+		return wire.ReasonNotConnected
+	}
+	// The answer waits on mu until the lane is in its place.
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	lane, err := l.Open(m.Tier, m.Handshake, back{t})
+	switch {
+	case errors.Is(err, link.ErrTooMany):
+		return wire.ReasonBusy
+	case err != nil:
+		return wire.ReasonNotConnected
+	}
+	lane.OnSent(t.prev.Grant)
+	t.prev.OnSent(lane.Grant)
+	t.next.Store(lane)
+	if t.closed.Load() {
+		lane.Close()
+	}
+	return 0
+}
+
+// reply sends a circuit message to the client.
+func (t *transit) reply(msg []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for len(msg) > 0 {
+		c := wire.NewCell(wire.Reliable)
+		var n int
+		n, msg = wire.PutFragment(t.hop.Payload(c), msg)
+		t.hop.Originate(c, n)
+		t.prev.Send(c)
+	}
+}
+
+// Created and Refused are answers to lanes that we open; prev was opened by the
+// neighbor.
+func (t *transit) Created([]byte)      { t.close() }
+func (t *transit) Refused(wire.Reason) { t.close() }
+
+// Closed says that the client's side has closed.
+func (t *transit) Closed() { t.close() }
+
+// close ends the circuit on both sides, for every cause in the same way.
+func (t *transit) close() {
+	if !t.closed.CompareAndSwap(false, true) {
+		return
+	}
+	t.sw.open.Add(-1)
+	t.prev.Close()
+	if next := t.next.Load(); next != nil {
+		next.Close()
+	}
+	if x := t.terminal.Load(); x != nil {
+		x.finish()
+	}
+}
+
+// Created reports to the client that the next hop has answered.
+func (b back) Created(msg2 []byte) {
+	b.t.mu.Lock()
+	ok := b.t.phase.CompareAndSwap(extending, extended)
+	b.t.mu.Unlock()
+	if !ok {
+		b.t.close()
+		return
+	}
+	b.t.reply(wire.AppendExtended(nil, msg2))
+}
+
+// Refused reports why the next hop would not; another may be tried.
+func (b back) Refused(reason wire.Reason) { b.failed(reason) }
+
+// Closed ends the circuit, or the attempt to extend it.
+func (b back) Closed() {
+	if !b.failed(wire.ReasonNotConnected) {
+		b.t.close()
+	}
+}
+
+// failed ends an attempt to extend; false if there is none.
+func (b back) failed(reason wire.Reason) bool {
+	b.t.mu.Lock()
+	waiting := b.t.phase.Load() == extending
+	if waiting {
+		b.t.next.Store(nil)
+		b.t.phase.Store(end)
+	}
+	b.t.mu.Unlock()
+	if waiting {
+		b.t.reply(wire.AppendExtendRefused(nil, reason))
+	}
+	return waiting
+}
+
+// Cell takes a cell from the exit's side.
+func (b back) Cell(c *wire.Cell) {
+	t := b.t
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.hop.Wrap(c)
+	t.prev.Send(c)
+}
