@@ -1,0 +1,290 @@
+package hostnet
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+const sysctlRoot = "/proc/sys"
+
+// Inspect reads what a plan depends on.
+func Inspect() (Host, error) {
+	var h Host
+	_, err := os.Stat(filepath.Join(sysctlRoot, "net/ipv6/conf/all"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return h, fmt.Errorf("look for ipv6: %w", err)
+	}
+	if err == nil {
+		off, err := readSysctl("net/ipv6/conf/all/disable_ipv6")
+		if err != nil {
+			return h, fmt.Errorf("look for ipv6: %w", err)
+		}
+		h.IPv6 = off == "0"
+	}
+	filters, err := filepath.Glob(filepath.Join(sysctlRoot, "net/ipv4/conf/*/rp_filter"))
+	if err != nil {
+		return h, err
+	}
+	// The larger value of "all" and the interface's own counts; "default" is
+	// for interfaces to come. So with 2 in "all" none is strict.
+	all := ""
+	for _, path := range filters {
+		v, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the interface has gone
+		}
+		if err != nil {
+			return h, fmt.Errorf("read filter of reverse paths: %w", err)
+		}
+		value := strings.TrimSpace(string(v))
+		if filepath.Base(filepath.Dir(path)) == "all" {
+			all = value
+		}
+		h.StrictFilter = h.StrictFilter || value == "1"
+	}
+	h.StrictFilter = h.StrictFilter && all != "2"
+	return h, nil
+}
+
+// Control returns a function for net.Dialer.Control and net.ListenConfig.Control
+// that marks sockets as ours, so that they keep to the main table. What a
+// marked listener accepts is marked too. It needs CAP_NET_ADMIN.
+func Control(mark uint32) func(network, address string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) error {
+		var failed error
+		if err := c.Control(func(fd uintptr) { failed = Mark(fd, mark) }); err != nil {
+			return fmt.Errorf("mark socket: %w", err)
+		}
+		return failed
+	}
+}
+
+// Mark marks the socket fd as ours.
+func Mark(fd uintptr, mark uint32) error {
+	if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
+		return fmt.Errorf("mark socket: %w", err)
+	}
+	return nil
+}
+
+// system is the kernel's side of hostnet, in the calling thread's network
+// namespace.
+type system struct{}
+
+func newKernel() (kernel, error) { return system{}, nil }
+
+func (system) before(s Step) (Before, error) {
+	switch s.Kind {
+	case Sysctl:
+		v, err := readSysctl(s.Key)
+		return Before{Value: v}, err
+	case Link:
+		link, err := netlink.LinkByName(s.Device)
+		if err != nil {
+			return Before{}, err
+		}
+		return Before{Up: link.Attrs().Flags&net.FlagUp != 0, MTU: link.Attrs().MTU}, nil
+	case Resolver:
+		f, gone, err := readFile(s.Key)
+		return Before{File: f, Gone: gone}, err
+	case UnreachableRoute, Rule, Address, TunRoute:
+		return Before{}, nil
+	}
+	return Before{}, errors.New("unknown kind of step")
+}
+
+func (system) do(s Step) error {
+	switch s.Kind {
+	case Sysctl:
+		return writeSysctl(s.Key, s.Value)
+	case UnreachableRoute:
+		return netlink.RouteReplace(unreachable(s))
+	case Rule:
+		return except(netlink.RuleAdd(rule(s)), unix.EEXIST)
+	case Link:
+		return bringUp(s)
+	case Address:
+		link, err := netlink.LinkByName(s.Device)
+		if err != nil {
+			return err
+		}
+		return except(netlink.AddrAdd(link, address(s)), unix.EEXIST)
+	case TunRoute:
+		link, err := netlink.LinkByName(s.Device)
+		if err != nil {
+			return err
+		}
+		return netlink.RouteReplace(through(s, link))
+	case Resolver:
+		return replaceFile(s.Key, s.Value)
+	}
+	return errors.New("unknown kind of step")
+}
+
+func (system) undo(s Step, b Before) error {
+	switch s.Kind {
+	case Sysctl:
+		now, err := readSysctl(s.Key)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && now != s.Value {
+			return nil // of an interface that has gone, or changed by somebody else
+		}
+		if err != nil {
+			return err
+		}
+		return writeSysctl(s.Key, b.Value)
+	case UnreachableRoute:
+		return except(netlink.RouteDel(unreachable(s)), unix.ESRCH)
+	case Rule:
+		return removeRule(s)
+	case Resolver:
+		return restoreFile(s.Key, s.Value, b)
+	case Link, Address, TunRoute:
+		link, err := netlink.LinkByName(s.Device)
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			return nil // and everything on it went with it
+		}
+		if err != nil {
+			return err
+		}
+		return undoOn(link, s, b)
+	}
+	return errors.New("unknown kind of step")
+}
+
+// undoOn undoes a step on an interface that is still there.
+func undoOn(link netlink.Link, s Step, b Before) error {
+	switch s.Kind {
+	case Address:
+		return except(netlink.AddrDel(link, address(s)), unix.EADDRNOTAVAIL)
+	case TunRoute:
+		return except(netlink.RouteDel(through(s, link)), unix.ESRCH)
+	default: // Link
+		var err error
+		if !b.Up {
+			err = netlink.LinkSetDown(link)
+		}
+		if s.MTU != 0 && link.Attrs().MTU == s.MTU && b.MTU != s.MTU {
+			err = errors.Join(err, netlink.LinkSetMTU(link, b.MTU))
+		}
+		return err
+	}
+}
+
+func bringUp(s Step) error {
+	link, err := netlink.LinkByName(s.Device)
+	if err != nil {
+		return err
+	}
+	if s.MTU != 0 {
+		if err := netlink.LinkSetMTU(link, s.MTU); err != nil {
+			return err
+		}
+	}
+	return netlink.LinkSetUp(link)
+}
+
+// removeRule removes our rule, however many times it is there.
+func removeRule(s Step) error {
+	for {
+		err := netlink.RuleDel(rule(s))
+		if errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// except turns an errno that means "it is so already" into success.
+func except(err error, fine unix.Errno) error {
+	if errors.Is(err, fine) {
+		return nil
+	}
+	return err
+}
+
+func family(f int) int {
+	if f == 6 {
+		return netlink.FAMILY_V6
+	}
+	return netlink.FAMILY_V4
+}
+
+func everywhere(f int) *net.IPNet {
+	if f == 6 {
+		return &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+	}
+	return &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+}
+
+// unreachable is the route that stays when the TUN has gone. Routes and rules
+// carry the kernel's protocol number because systemd-networkd removes those of
+// protocols it does not know.
+func unreachable(s Step) *netlink.Route {
+	return &netlink.Route{Family: family(s.Family), Dst: everywhere(s.Family), Table: s.Table, Priority: unreachableMetric,
+		Type: unix.RTN_UNREACHABLE, Protocol: unix.RTPROT_KERNEL}
+}
+
+func through(s Step, link netlink.Link) *netlink.Route {
+	r := &netlink.Route{Family: family(s.Family), Dst: everywhere(s.Family), Table: s.Table, Priority: tunMetric,
+		Type: unix.RTN_UNICAST, Protocol: unix.RTPROT_KERNEL, LinkIndex: link.Attrs().Index}
+	if s.Family == 4 {
+		r.Scope = netlink.SCOPE_LINK
+	}
+	return r
+}
+
+func rule(s Step) *netlink.Rule {
+	r := netlink.NewRule()
+	r.Family = family(s.Family)
+	r.Table = s.Table
+	r.Priority = s.Priority
+	r.Invert = true
+	r.Mark, r.Mask = s.Mark, &s.Mask
+	r.Protocol = unix.RTPROT_KERNEL
+	return r
+}
+
+func address(s Step) *netlink.Addr {
+	bits := s.Address.BitLen()
+	a := &netlink.Addr{IPNet: &net.IPNet{IP: s.Address.AsSlice(), Mask: net.CIDRMask(bits, bits)}, Flags: unix.IFA_F_NOPREFIXROUTE}
+	if s.Address.Is6() {
+		a.Flags |= unix.IFA_F_NODAD
+	}
+	return a
+}
+
+func readSysctl(key string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(sysctlRoot, key))
+	return strings.TrimSpace(string(b)), err
+}
+
+func writeSysctl(key, value string) error {
+	f, err := os.OpenFile(filepath.Join(sysctlRoot, key), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
+}
+
+func owner(info fs.FileInfo) (uid, gid int) {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return int(st.Uid), int(st.Gid)
+	}
+	return 0, 0
+}
+
+// lock takes the file for this process; it is released when the file is closed
+// or the process dies.
+func lock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }

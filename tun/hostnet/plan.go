@@ -1,0 +1,220 @@
+package hostnet
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+)
+
+// Defaults of a Config.
+const (
+	DefaultMark     = 0x6375 // "cu"
+	DefaultTable    = 51966  // 0xcafe
+	DefaultPriority = 5300   // of our rules: before main (32766), after local (0)
+
+	tunMetric         = 1
+	unreachableMetric = 4000
+)
+
+// defaultMask covers the default mark; other programs keep the upper bits.
+const defaultMask = 0xffff
+
+// Addresses of the TUN and of the name server that the resolver file names. The
+// server is nobody: it only has to be routed into the TUN, where every DNS
+// question is answered. IPv6 ones are of a fixed unique local prefix (RFC 4193).
+var (
+	defaultAddresses = []netip.Addr{netip.MustParseAddr("10.255.255.1"), netip.MustParseAddr("fd63:7574:746c::1")}
+	defaultDNS       = []netip.Addr{netip.MustParseAddr("10.255.255.53"), netip.MustParseAddr("fd63:7574:746c::53")}
+)
+
+// Config says how the host's traffic is to be captured. Zero fields but Device
+// mean defaults; an empty ResolvConf leaves the resolver file alone.
+type Config struct {
+	Device     string       // name of the TUN interface
+	MTU        int          // of the TUN interface, bytes; 0 leaves it as it is
+	Addresses  []netip.Addr // of the TUN interface
+	DNS        []netip.Addr // name servers for the resolver file
+	Mark, Mask uint32       // of our own link sockets
+	Table      int          // our routing table
+	Priority   int          // of our rules
+	ResolvConf string       // path of the resolver file
+}
+
+// Host is what a plan depends on.
+type Host struct {
+	IPv6         bool // the system has IPv6
+	StrictFilter bool // an interface drops packets that would not be answered through it (rp_filter 1)
+}
+
+// Kind is what a Step changes.
+type Kind string
+
+// The kinds of steps.
+const (
+	Sysctl           Kind = "sysctl"      // Key, Value
+	UnreachableRoute Kind = "unreachable" // Family, Table
+	Rule             Kind = "rule"        // Family, Table, Mark, Mask, Priority
+	Link             Kind = "link"        // Device up, MTU
+	Address          Kind = "address"     // Device, Address
+	TunRoute         Kind = "route"       // Family, Table, Device
+	Resolver         Kind = "resolver"    // Key (path), Value (content)
+)
+
+// Step is one change of the host. Which fields count depends on Kind.
+type Step struct {
+	Kind     Kind       `json:"kind"`
+	Family   int        `json:"family,omitempty"` // 4 or 6
+	Table    int        `json:"table,omitempty"`
+	Priority int        `json:"priority,omitempty"`
+	Mark     uint32     `json:"mark,omitempty"`
+	Mask     uint32     `json:"mask,omitempty"`
+	Device   string     `json:"device,omitempty"`
+	MTU      int        `json:"mtu,omitempty"`
+	Address  netip.Addr `json:"address,omitzero"`
+	Key      string     `json:"key,omitempty"`
+	Value    string     `json:"value,omitempty"`
+}
+
+// String shows the step as an administrator would write it.
+func (s Step) String() string {
+	switch s.Kind {
+	case Sysctl:
+		return fmt.Sprintf("sysctl %s = %s", s.Key, s.Value)
+	case UnreachableRoute:
+		return fmt.Sprintf("ip -%d route add unreachable default table %d metric %d", s.Family, s.Table, unreachableMetric)
+	case Rule:
+		return fmt.Sprintf("ip -%d rule add not fwmark %#x/%#x lookup %d priority %d", s.Family, s.Mark, s.Mask, s.Table, s.Priority)
+	case Link:
+		mtu := ""
+		if s.MTU != 0 {
+			mtu = fmt.Sprintf(" mtu %d", s.MTU)
+		}
+		return fmt.Sprintf("ip link set %s%s up", s.Device, mtu)
+	case Address:
+		return fmt.Sprintf("ip address add %s dev %s noprefixroute", netip.PrefixFrom(s.Address, s.Address.BitLen()), s.Device)
+	case TunRoute:
+		return fmt.Sprintf("ip -%d route add default dev %s table %d metric %d", s.Family, s.Device, s.Table, tunMetric)
+	case Resolver:
+		return fmt.Sprintf("write %s: %q", s.Key, s.Value)
+	}
+	return fmt.Sprintf("unknown step %q", string(s.Kind))
+}
+
+// Plan is what Apply does, in order.
+type Plan struct {
+	Steps []Step
+}
+
+// String lists the steps, one per line.
+func (p Plan) String() string {
+	var b strings.Builder
+	for _, s := range p.Steps {
+		b.WriteString(s.String())
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// NewPlan computes the plan for cfg on host. It reads and changes nothing.
+func NewPlan(cfg Config, host Host) (Plan, error) {
+	cfg.fill()
+	if err := cfg.check(); err != nil {
+		return Plan{}, err
+	}
+	families := []int{4}
+	if host.IPv6 {
+		families = append(families, 6)
+	}
+	var p Plan
+	add := func(s Step) { p.Steps = append(p.Steps, s) }
+	if host.StrictFilter {
+		// Answers to our links come in unmarked, and the strict filter would
+		// look for their way back in our table and find the TUN.
+		add(Step{Kind: Sysctl, Key: "net/ipv4/conf/all/rp_filter", Value: "2"})
+	}
+	for _, f := range families {
+		add(Step{Kind: UnreachableRoute, Family: f, Table: cfg.Table})
+	}
+	for _, f := range families {
+		add(Step{Kind: Rule, Family: f, Table: cfg.Table, Mark: cfg.Mark, Mask: cfg.Mask, Priority: cfg.Priority})
+	}
+	if host.IPv6 {
+		conf := "net/ipv6/conf/" + cfg.Device + "/"
+		add(Step{Kind: Sysctl, Key: conf + "disable_ipv6", Value: "0"})
+		add(Step{Kind: Sysctl, Key: conf + "addr_gen_mode", Value: "1"}) // no link-local address
+	}
+	for _, a := range cfg.Addresses {
+		if a.Is4() || host.IPv6 {
+			add(Step{Kind: Address, Device: cfg.Device, Address: a})
+		}
+	}
+	add(Step{Kind: Link, Device: cfg.Device, MTU: cfg.MTU})
+	for _, f := range families {
+		add(Step{Kind: TunRoute, Family: f, Table: cfg.Table, Device: cfg.Device})
+	}
+	if cfg.ResolvConf != "" {
+		add(Step{Kind: Resolver, Key: cfg.ResolvConf, Value: resolverFile(cfg.DNS, host.IPv6)})
+	}
+	return p, nil
+}
+
+func (c *Config) fill() {
+	if len(c.Addresses) == 0 {
+		c.Addresses = defaultAddresses
+	}
+	if len(c.DNS) == 0 {
+		c.DNS = defaultDNS
+	}
+	if c.Mark == 0 {
+		c.Mark = DefaultMark
+	}
+	if c.Mask == 0 {
+		c.Mask = defaultMask
+		if c.Mark > defaultMask {
+			c.Mask = 0xffffffff
+		}
+	}
+	if c.Table == 0 {
+		c.Table = DefaultTable
+	}
+	if c.Priority == 0 {
+		c.Priority = DefaultPriority
+	}
+}
+
+func (c *Config) check() error {
+	switch {
+	case c.Device == "" || len(c.Device) > 15 || strings.ContainsAny(c.Device, "/ \t\n:") || c.Device == "." || c.Device == "..":
+		return fmt.Errorf("tun name %q: want 1 to 15 characters without slash, colon and space", c.Device)
+	case c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535):
+		return fmt.Errorf("tun mtu %d: want 1280 to 65535", c.MTU)
+	case c.Mark&^c.Mask != 0:
+		return fmt.Errorf("mark %#x has bits outside of its mask %#x", c.Mark, c.Mask)
+	case c.Table < 1 || c.Table >= 253 && c.Table <= 255 || c.Table > 0x7fffffff:
+		return fmt.Errorf("table %d: want a number that is not default, main or local (253 to 255)", c.Table)
+	case c.Priority < 1 || c.Priority >= 32766:
+		return fmt.Errorf("rule priority %d: want 1 to 32765, before the main table's rule", c.Priority)
+	case c.ResolvConf != "" && !filepath.IsAbs(c.ResolvConf):
+		return errors.New("path of the resolver file must be absolute")
+	}
+	for _, a := range append(append([]netip.Addr{}, c.Addresses...), c.DNS...) {
+		if !a.IsValid() || a.Is4In6() || a.Zone() != "" {
+			return fmt.Errorf("tun or name server address %q is not a plain address", a)
+		}
+	}
+	return nil
+}
+
+// resolverFile is the content of the resolver file, resolv.conf(5).
+func resolverFile(servers []netip.Addr, ipv6 bool) string {
+	var b strings.Builder
+	b.WriteString("# Written by cuttled. The file that was here comes back when it goes down.\n")
+	for _, a := range servers {
+		if a.Is4() || ipv6 {
+			fmt.Fprintf(&b, "nameserver %s\n", a)
+		}
+	}
+	return b.String()
+}
