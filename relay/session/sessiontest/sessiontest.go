@@ -17,9 +17,6 @@ import (
 // ErrClosed is what Send returns once the pair is closed.
 var ErrClosed = errors.New("carrier closed")
 
-// Depth is how many packets a direction holds before Send blocks.
-const Depth = 128
-
 type packet struct {
 	class wire.Class
 	n     int
@@ -47,10 +44,11 @@ type pair struct {
 	work sync.WaitGroup
 }
 
-// Pipe makes two carriers.
-func Pipe() (a, b *Carrier) {
+// Pipe makes two carriers whose queues hold depth packets each; 128 is what a
+// circuit starts with.
+func Pipe(depth int) (a, b *Carrier) {
 	p := &pair{done: make(chan struct{})}
-	return &Carrier{out: make(chan *packet, Depth), pair: p}, &Carrier{out: make(chan *packet, Depth), pair: p}
+	return &Carrier{out: make(chan *packet, depth), pair: p}, &Carrier{out: make(chan *packet, depth), pair: p}
 }
 
 // Join starts to deliver: what a sends goes to toB, what b sends to toA. An error
@@ -98,7 +96,7 @@ func (c *Carrier) wait(until time.Time) bool {
 	}
 }
 
-// Send copies b and queues it; it blocks while Depth packets are waiting.
+// Send copies b and queues it; it blocks while the queue is full.
 func (c *Carrier) Send(class wire.Class, b []byte) error {
 	p := packets.Get().(*packet)
 	p.class, p.n = class, copy(p.b[:], b)
