@@ -19,6 +19,8 @@ const (
 	avoidTime       = 2 * time.Minute        // how long a node that failed is avoided
 	backoffFirst    = 200 * time.Millisecond // after a failed build, doubling
 	backoffMost     = 30 * time.Second
+	buildRate       = 0.5 // builds per second, lasting: who kills circuits must not make us build at will
+	buildSpare      = 8   // and at once, beyond the circuits kept ready
 )
 
 // PoolConfig says what a pool keeps and where it comes from.
@@ -51,7 +53,8 @@ type Pool struct {
 	failure error                     // of the last attempt; nil after a success
 	fails   int                       // attempts failed in a row
 	retry   time.Time                 // no attempt before it
-	changed chan struct{}             // closed and replaced when a circuit is added
+	builds  *bucket
+	changed chan struct{} // closed and replaced when a circuit is added
 	stopped bool
 }
 
@@ -72,7 +75,10 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	if cfg.Lifetime <= 0 {
 		cfg.Lifetime = defaultLifetime
 	}
-	return &Pool{cfg: cfg, kick: make(chan struct{}, 1), avoid: make(map[wire.NodeID]time.Time), changed: make(chan struct{})}, nil
+	return &Pool{
+		cfg: cfg, kick: make(chan struct{}, 1), avoid: make(map[wire.NodeID]time.Time), changed: make(chan struct{}),
+		builds: newBucket(buildRate, float64(cfg.Ready+buildSpare), time.Now()),
+	}, nil
 }
 
 // Get returns a circuit that may be used, at once if one is ready: the one in
@@ -238,7 +244,7 @@ func (p *Pool) tidy(now time.Time) bool {
 	}
 	clear(p.members[len(kept):])
 	p.members = kept
-	build := ready < p.cfg.Ready && !now.Before(p.retry)
+	build := ready < p.cfg.Ready && !now.Before(p.retry) && p.builds.take(now)
 	p.mu.Unlock()
 	for _, c := range retired {
 		c.Close()
@@ -267,7 +273,11 @@ func (p *Pool) nextDue(now time.Time) time.Time {
 		}
 	}
 	if ready < p.cfg.Ready {
-		sooner(p.retry)
+		at := p.builds.ready(now)
+		if p.retry.After(at) {
+			at = p.retry
+		}
+		sooner(at)
 	}
 	return next
 }

@@ -159,17 +159,6 @@ func (s *Switch) answer(j job) {
 	}
 }
 
-// bucket is a neighbor's allowance of new circuits (a token bucket).
-type bucket struct {
-	tokens float64
-	at     time.Time
-}
-
-func (b *bucket) refill(now time.Time) {
-	b.tokens = min(createBurst, b.tokens+now.Sub(b.at).Seconds()*createRate)
-	b.at = now
-}
-
 func (s *Switch) mayCreate(id wire.NodeID, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -178,21 +167,16 @@ func (s *Switch) mayCreate(id wire.NodeID, now time.Time) bool {
 		if len(s.buckets) >= maxNeighbors {
 			s.forgetFull(now)
 		}
-		b = &bucket{createBurst, now}
+		b = newBucket(createRate, createBurst, now)
 		s.buckets[id] = b
 	}
-	b.refill(now)
-	if b.tokens < 1 {
-		return false
-	}
-	b.tokens--
-	return true
+	return b.take(now)
 }
 
 // forgetFull drops the budgets that say nothing any more.
 func (s *Switch) forgetFull(now time.Time) {
 	for id, b := range s.buckets {
-		if b.refill(now); b.tokens >= createBurst {
+		if b.refill(now); b.tokens >= b.burst {
 			delete(s.buckets, id)
 		}
 	}
