@@ -26,8 +26,8 @@ type inflow struct {
 	window atomic.Int64
 
 	// The present window, for tuning; the reader's alone.
-	count int64
-	since time.Duration // on the link's clock
+	count int64         // cells of it that have arrived
+	since time.Duration // when the last one was used up, on the link's clock; 0: never
 }
 
 func (f *inflow) init() {
@@ -78,14 +78,14 @@ func (ln *Lane) tune() bool {
 	if w >= ln.link.maxWindow {
 		return false
 	}
-	if f.count++; f.count == 1 {
-		f.since = ln.link.now()
-	}
-	if f.count < w {
+	if f.count++; f.count < w {
 		return false
 	}
-	f.count = 0
-	if ln.link.now()-f.since > 2*max(ln.link.RTT(), minTuneRTT) {
+	now := ln.link.now()
+	spent, first := now-f.since, f.since == 0
+	f.count, f.since = 0, now
+	// The first window comes at once, whatever the rate of the grants after it.
+	if first || spent > 2*max(ln.link.RTT(), minTuneRTT) {
 		return false
 	}
 	more := min(w, ln.link.maxWindow-w)
@@ -94,6 +94,7 @@ func (ln *Lane) tune() bool {
 	if ln.state != open || !ln.link.budget.reserve(more) {
 		return false
 	}
+	f.count = -more // these come at once too
 	f.window.Store(w + more)
 	f.due.Add(more)
 	return true

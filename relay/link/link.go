@@ -270,5 +270,5 @@ func (l *Link) endLanes() {
 	}
 }
 
-// now is the link's clock: time since it was made.
-func (l *Link) now() time.Duration { return time.Since(l.start) }
+// now is the link's clock: time since it was made, never 0.
+func (l *Link) now() time.Duration { return max(1, time.Since(l.start)) }
