@@ -36,6 +36,9 @@ func formatUnits(n *big.Int, decimals int) string {
 	return whole
 }
 
+// FormatCoin writes an amount of the chain's own coin (18 decimals), exactly.
+func FormatCoin(wei *big.Int) string { return formatUnits(wei, 18) }
+
 // cost is the most a transaction can take from the wallet in fees, wei.
 func cost(gas uint64, feeCap *big.Int) *big.Int {
 	return new(big.Int).Mul(new(big.Int).SetUint64(gas), feeCap)
@@ -67,7 +70,9 @@ func says(err error, texts ...string) bool {
 
 // isKnown: the endpoint has these very bytes. "Nonce too low" is not here: it
 // may be ours or another's, which only a receipt tells.
-func isKnown(err error) bool { return says(err, "already known", "known transaction", "already imported") }
+func isKnown(err error) bool {
+	return says(err, "already known", "known transaction", "already imported")
+}
 
 func isNoFunds(err error) bool {
 	return says(err, "insufficient funds", "gas required exceeds allowance")

@@ -1,0 +1,318 @@
+// Package billing meters the cells a node exchanges with its neighbors, agrees
+// with each neighbor on the counts, keeps the ledger and settles what is owed
+// (docs/protocol.md section 7).
+//
+//	link --Add--> Neighbor (atomic counts) --TALLY at markers--> agreed counts
+//	     --> ledger (double entry, SQLite) --> accountant --> Settler --> chain
+//
+// Money follows only from counts that both neighbors have agreed on at the same
+// position of the link's stream; what is not agreed yet counts against a
+// neighbor's credit but is never charged. The package refuses to guess: counts
+// that differ by one cell stop credit (disputed), a ledger of another chain or
+// token or one whose sums are not zero is not opened, and a payment whose bytes
+// are not durable is not sent. It knows nothing of circuits, destinations or
+// clients; a payer is a neighbor and nobody else.
+//
+// internal/node makes one Book, gives each link its Neighbor, and calls Run.
+// Locking: counts are atomic. A Neighbor's protocol state has one mutex, which
+// is never held while calling a link or waiting for the disk. The ledger has one
+// writer goroutine; everything that changes money is a job of that goroutine, in
+// one transaction. Book.mu guards the list of neighbors.
+//
+// What a crash loses: counts since the last agreed marker. A marker is due after
+// MarkerCells sent or MarkerEvery and the next one waits for the answer to the
+// one before, so at most two intervals' cells of each direction, or what the
+// link carries in a round trip and a disk flush if that is more. At the next
+// connection both sides take the lower of their two agreed counts; the creditor
+// writes the rest off.
+package billing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cuttle/billing/evm"
+	"cuttle/relay/wire"
+)
+
+// Defaults of Config.
+const (
+	DefaultMarkerCells = wire.Cells(1<<20/wire.BodySize + 1) // 1 MiB of cells
+	DefaultMarkerEvery = 10 * time.Second
+	DefaultCredit      = Amount(100_000_000) // 0.1 token
+	DefaultSettleAbove = Amount(50_000_000)
+	DefaultSettleAfter = 24 * time.Hour
+	DefaultScanEvery   = time.Hour
+	DefaultPollEvery   = 15 * time.Second
+)
+
+// Errors that callers tell apart. Admit returns the first four.
+var (
+	ErrDue          = errors.New("payment due")
+	ErrDisputed     = errors.New("counts are disputed")
+	ErrNoSettlement = errors.New("no common way to settle")
+	ErrTier         = errors.New("tier out of range")
+	ErrClosed       = errors.New("ledger is closed")
+	ErrReplaced     = errors.New("a newer link to this neighbor has taken over")
+	ErrMessage      = errors.New("bad billing message")
+)
+
+// Outbox is the link as billing uses it; *link.Link has these methods. None of
+// them blocks.
+type Outbox interface {
+	Bill(msg []byte) error // queues a BILL frame with a copy of msg
+	Wake()                 // asks the writer to call Marker soon
+	Close()                // ends the link
+}
+
+// Config is what a Book needs. Zero values mean the defaults.
+type Config struct {
+	Path string      // the ledger file; its folder exists
+	Self wire.NodeID // our own address
+
+	// Direct settles by ERC-20 transfers. Nil means that counts and debts are
+	// kept and nothing is ever paid or asked for.
+	Direct *DirectConfig
+
+	Credit      Amount        // a neighbor that owes more is cut off
+	SettleAbove Amount        // we pay a debt above this
+	SettleAfter time.Duration // or one that has a part older than this
+	MinPayment  Amount        // a smaller debt waits, however old; default 1
+	ScanEvery   time.Duration // how often debts are looked at
+	PollEvery   time.Duration // how often the chain is asked while something is under way
+	MarkerCells wire.Cells    // cells sent from one marker to the next
+	MarkerEvery time.Duration // time from one marker to the next, if anything was sent
+
+	Log *slog.Logger     // nil: nothing is logged
+	Now func() time.Time // nil: time.Now
+}
+
+func (c *Config) setDefaults() error {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&c.SettleAfter, DefaultSettleAfter)
+	def(&c.ScanEvery, DefaultScanEvery)
+	def(&c.PollEvery, DefaultPollEvery)
+	def(&c.MarkerEvery, DefaultMarkerEvery)
+	if c.Credit == 0 {
+		c.Credit = DefaultCredit
+	}
+	if c.SettleAbove == 0 {
+		c.SettleAbove = DefaultSettleAbove
+	}
+	if c.MinPayment == 0 {
+		c.MinPayment = 1
+	}
+	if c.MarkerCells == 0 {
+		c.MarkerCells = DefaultMarkerCells
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Path == "" || c.Self.IsZero() || c.Credit < 0 || c.SettleAbove < 0 || c.MinPayment < 0 ||
+		min(c.SettleAfter, c.ScanEvery, c.PollEvery, c.MarkerEvery) < 0 {
+		return errors.New("billing: path or own address is missing, or a limit is negative")
+	}
+	return nil
+}
+
+// Book is a node's ledger and accountant.
+type Book struct {
+	cfg     Config
+	ledger  *ledger
+	settler Settler
+	ask     chan chan error // Settle asks the chain loop; unbuffered
+
+	mu    sync.Mutex
+	peers map[wire.NodeID]*peer
+
+	seen chainView // what the last poll saw, for Report
+}
+
+type chainView struct {
+	mu      sync.Mutex
+	outcome evm.Outcome
+	err     error
+	at      time.Time
+}
+
+// peer is what a Book knows of one neighbor, connected or not.
+type peer struct {
+	id   wire.NodeID
+	row  int64
+	live atomic.Pointer[Neighbor] // nil while there is no link
+
+	receivable, payable atomic.Int64 // durable balances; the writer goroutine sets them
+	lost                atomic.Int64 // value served on links that ended before it was agreed
+
+	mu      sync.Mutex
+	state   Standing
+	reason  Reason
+	dispute string // in words, with both numbers
+	strikes int    // disputes so far
+	theirs  *hello // from the latest link of this run
+	told    state  // what the neighbor says of us
+}
+
+// Open opens the ledger, checks it, and makes a Book. It asks nothing of the
+// chain. The caller closes the Book after Run has returned.
+func Open(cfg Config) (*Book, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	l, err := openLedger(cfg.Path, cfg.Now, min(max(cfg.SettleAfter/24, time.Second), time.Hour))
+	if err != nil {
+		return nil, err
+	}
+	b := &Book{cfg: cfg, ledger: l, ask: make(chan chan error), peers: map[wire.NodeID]*peer{}}
+	err = b.load()
+	if err == nil {
+		b.settler, err = newSettler(cfg, l)
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.close())
+	}
+	return b, nil
+}
+
+func (b *Book) load() error {
+	peers, err := b.ledger.loadPeers(context.Background())
+	if err != nil {
+		return err
+	}
+	for _, p := range peers {
+		b.peers[p.id] = p
+	}
+	return nil
+}
+
+// Close ends the writer goroutine after the jobs it has, and closes the file.
+func (b *Book) Close() error { return b.ledger.close() }
+
+// Run does what time asks for (markers, scans, settlement) until ctx ends; it
+// returns nil then.
+func (b *Book) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { b.tick(ctx) })   // ends with ctx
+	wg.Go(func() { b.settle(ctx) }) // ends with ctx
+	wg.Wait()
+	return nil
+}
+
+// tick looks at every link once a second.
+func (b *Book) tick(ctx context.Context) {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			for _, n := range b.live() {
+				n.tick(b.cfg.Now())
+			}
+		}
+	}
+}
+
+func (b *Book) live() []*Neighbor {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []*Neighbor
+	for _, p := range b.peers {
+		if n := p.live.Load(); n != nil {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// Neighbor gives a new link to a neighbor its account and sends the first
+// message. An older link to the same neighbor is replaced: its account refuses
+// from now on. It waits for the disk for a moment.
+func (b *Book) Neighbor(id wire.NodeID, out Outbox) (*Neighbor, error) {
+	p, err := b.peer(id)
+	if err != nil {
+		return nil, err
+	}
+	n := &Neighbor{book: b, peer: p, out: out, changed: make(chan struct{})}
+	if old := p.live.Swap(n); old != nil {
+		old.replace()
+	}
+	// Behind whatever the old link still had in the writer's queue.
+	err = b.ledger.update(context.Background(), func(tx *tx) (err error) {
+		n.mine, err = tx.totals(p.row)
+		return err
+	})
+	if err != nil {
+		p.live.CompareAndSwap(n, nil)
+		return nil, fmt.Errorf("read agreed counts: %w", err)
+	}
+	p.mu.Lock()
+	if p.state == Disputed && p.strikes < maxStrikes {
+		p.state, p.reason = Active, ReasonNone
+	}
+	p.theirs, p.told = nil, state{}
+	p.mu.Unlock()
+	msg, err := b.hello(n.mine)
+	if err != nil {
+		p.live.CompareAndSwap(n, nil)
+		return nil, err
+	}
+	n.nextMark = b.cfg.Now().Add(jitter(b.cfg.MarkerEvery))
+	if err := out.Bill(msg); err != nil {
+		p.live.CompareAndSwap(n, nil)
+		return nil, fmt.Errorf("send billing hello: %w", err)
+	}
+	n.judge()
+	return n, nil
+}
+
+func (b *Book) peer(id wire.NodeID) (*peer, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p := b.peers[id]; p != nil {
+		return p, nil
+	}
+	if id.IsZero() || id == b.cfg.Self {
+		return nil, errors.New("billing: a link needs a neighbor's address")
+	}
+	p := &peer{id: id, state: Active}
+	if err := b.ledger.update(context.Background(), func(tx *tx) error { return tx.addPeer(p) }); err != nil {
+		return nil, fmt.Errorf("add neighbor: %w", err)
+	}
+	b.ledger.peers.Store(p.row, p)
+	b.peers[id] = p
+	return p, nil
+}
+
+// Flush agrees on the counts of every link now and waits until our ledger holds
+// them durably; the neighbor's does too when our last answer has reached it. So
+// after traffic has stopped both are equal to the cell.
+func (b *Book) Flush(ctx context.Context) error {
+	live := b.live()
+	errs := make([]error, len(live))
+	var wg sync.WaitGroup
+	for i, n := range live {
+		wg.Go(func() { errs[i] = n.flush(ctx) }) // ends with ctx at the latest
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// jitter spreads d by a quarter either way, so that markers have no beat.
+func jitter(d time.Duration) time.Duration {
+	return d - d/4 + rand.N(d/2+1)
+}

@@ -1,0 +1,376 @@
+package billing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/big"
+	"strconv"
+	"time"
+
+	"cuttle/billing/evm"
+)
+
+// journal keeps one wallet's payments in the ledger for evm.Payments.
+type journal struct {
+	l      *ledger
+	wallet evm.Address
+}
+
+var _ evm.Journal = (*journal)(nil)
+
+func (l *ledger) openIntents(ctx context.Context) (n int, err error) {
+	err = l.read.QueryRowContext(ctx, "SELECT count(*) FROM intent WHERE state <= ?", int(evm.Mined)).Scan(&n)
+	return n, err
+}
+
+// checkWallet refuses a wallet while payments of another one are open: their
+// nonces are the other's, and only it can raise their fees.
+func (l *ledger) checkWallet(wallet evm.Address) error {
+	return l.update(context.Background(), func(tx *tx) error {
+		var other []byte
+		found, err := tx.one("SELECT wallet FROM intent WHERE state <= ? AND wallet <> ? LIMIT 1", []any{int(evm.Mined), wallet[:]}, &other)
+		if err != nil || !found {
+			return err
+		}
+		return fmt.Errorf("ledger %s has payments under way from wallet %s, configured is %s: put the old wallet back until they are final", l.path, evm.Address(other), wallet)
+	})
+}
+
+// OpenIntents implements evm.Journal.
+func (j *journal) OpenIntents(ctx context.Context) (open []evm.Intent, next uint64, err error) {
+	err = j.l.update(ctx, func(tx *tx) error {
+		open = nil
+		var n int64
+		if _, err := tx.one("SELECT coalesce(max(nonce) + 1, 0) FROM intent WHERE wallet = ?", []any{j.wallet[:]}, &n); err != nil {
+			return err
+		}
+		next = uint64(n) //nolint:gosec // never negative
+		rows, err := tx.QueryContext(tx.ctx, `SELECT id, payee, token_amount, state, coalesce(nonce, 0), coalesce(tx, x''), coalesce(block, 0), coalesce(block_hash, x''), confirmations
+			FROM intent WHERE wallet = ? AND (state <= ? OR (state = ? AND NOT looked_at)) ORDER BY nonce IS NULL, nonce, id`,
+			j.wallet[:], int(evm.Mined), int(evm.Superseded))
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var in evm.Intent
+			var payee, hash, blockHash []byte
+			var amount string
+			if err := rows.Scan(&in.ID, &payee, &amount, &in.State, &in.Nonce, &hash, &in.Included.Block.Number, &blockHash, &in.Included.Confirmations); err != nil {
+				return err
+			}
+			in.Payee = evm.Address(payee)
+			if in.Amount, err = parseInt(amount); err != nil {
+				return err
+			}
+			if in.State == evm.Mined {
+				in.Included.Tx, in.Included.Block.Hash = evm.Hash(hash), evm.Hash(blockHash)
+			}
+			open = append(open, in)
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return err
+		}
+		for i := range open {
+			if open[i].Attempts, err = tx.attempts(open[i].ID); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return open, next, err
+}
+
+func (x *tx) attempts(id int64) (out []evm.Attempt, err error) {
+	rows, err := x.QueryContext(x.ctx, "SELECT hash, raw, tip, cap, gas, at FROM attempt WHERE intent = ? ORDER BY n", id)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var a evm.Attempt
+		var hash []byte
+		var tip, limit string
+		var at int64
+		if err := rows.Scan(&hash, &a.Raw, &tip, &limit, &a.Gas, &at); err != nil {
+			return nil, err
+		}
+		a.Hash, a.At = evm.Hash(hash), time.Unix(at, 0)
+		if a.TipCap, err = parseInt(tip); err != nil {
+			return nil, err
+		}
+		if a.FeeCap, err = parseInt(limit); err != nil {
+			return nil, err
+		}
+		out = append(out, a)
+	}
+	return out, rows.Err()
+}
+
+func parseInt(s string) (*big.Int, error) {
+	n, ok := new(big.Int).SetString(s, 10)
+	if !ok {
+		return nil, errors.New("ledger holds a number that is none")
+	}
+	return n, nil
+}
+
+// Sign implements evm.Journal. It returns when the bytes are on the disk.
+func (j *journal) Sign(ctx context.Context, id int64, nonce uint64, a evm.Attempt) error {
+	return j.l.update(ctx, func(tx *tx) error {
+		var state evm.State
+		var had int64
+		found, err := tx.one("SELECT state, coalesce(nonce, -1) FROM intent WHERE id = ? AND wallet = ?", []any{id, j.wallet[:]}, &state, &had)
+		switch {
+		case err != nil:
+			return err
+		case !found || !state.Open() || nonce > 1<<62 || (had >= 0 && had != int64(nonce)): //nolint:gosec // bounded here
+			return fmt.Errorf("payment %d is %s with nonce %d: cannot sign it with nonce %d", id, state, had, nonce)
+		}
+		if err := tx.exec("UPDATE intent SET nonce = ?, state = ? WHERE id = ?", int64(nonce), int(evm.Signed), id); err != nil {
+			return err
+		}
+		return tx.exec("INSERT INTO attempt SELECT ?1, count(*), ?2, ?3, ?4, ?5, ?6, ?7 FROM attempt WHERE intent = ?1",
+			id, a.Hash[:], a.Raw, a.TipCap.String(), a.FeeCap.String(), int64(a.Gas), a.At.Unix()) //nolint:gosec // gas of one transaction
+	})
+}
+
+// Mark implements evm.Journal. A payment that ends well leaves the wallet; one
+// that ends badly becomes a debt again, as old as it was.
+func (j *journal) Mark(ctx context.Context, id int64, s evm.State, inc evm.Inclusion) error {
+	return j.l.update(ctx, func(tx *tx) error {
+		var neighbor, amount, born int64
+		var was evm.State
+		found, err := tx.one("SELECT neighbor, amount, born, state FROM intent WHERE id = ? AND wallet = ?", []any{id, j.wallet[:]}, &neighbor, &amount, &born, &was)
+		switch {
+		case err != nil:
+			return err
+		case !found || !was.Open() || was == evm.Planned:
+			return fmt.Errorf("payment %d is %s: cannot become %s", id, was, s)
+		}
+		if inc.Block.Number > 0 || inc.Tx != (evm.Hash{}) {
+			err = tx.exec("UPDATE intent SET state = ?, tx = ?, block = ?, block_hash = ?, confirmations = ? WHERE id = ?",
+				int(s), inc.Tx[:], int64(inc.Block.Number), inc.Block.Hash[:], int64(inc.Confirmations), id) //nolint:gosec // block numbers
+		} else {
+			err = tx.exec("UPDATE intent SET state = ?, tx = NULL, block = NULL, block_hash = NULL, confirmations = 0 WHERE id = ?", int(s), id)
+		}
+		if err != nil || s.Open() {
+			return err
+		}
+		ref := strconv.FormatInt(id, 10)
+		a := Amount(amount)
+		if s == evm.Final {
+			_, err = tx.book("final", ref, posting{accTransit, neighbor, a}, posting{accPaid, 0, -a})
+			return err
+		}
+		entry, err := tx.book(s.String(), ref, posting{accTransit, neighbor, a}, posting{accPayable, neighbor, -a})
+		if err != nil {
+			return err
+		}
+		if err := tx.reopen(neighbor, sidePayable, a, born, entry); err != nil {
+			return err
+		}
+		return tx.refreshRow(neighbor)
+	})
+}
+
+// inbox keeps payments received in the ledger for evm.Receipts.
+type inbox struct {
+	l        *ledger
+	decimals interface{ Load() int32 }
+}
+
+var _ evm.Inbox = (*inbox)(nil)
+
+const keptMarks = 512
+
+// Marks implements evm.Inbox.
+func (i *inbox) Marks(ctx context.Context) (out []evm.Mark, err error) {
+	rows, err := i.l.read.QueryContext(ctx, "SELECT number, hash FROM mark ORDER BY number DESC LIMIT ?", keptMarks)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var m evm.Mark
+		var hash []byte
+		if err := rows.Scan(&m.Number, &hash); err != nil {
+			return nil, err
+		}
+		m.Hash = evm.Hash(hash)
+		out = append(out, m)
+	}
+	return out, rows.Err()
+}
+
+// Credit implements evm.Inbox.
+func (i *inbox) Credit(ctx context.Context, upTo evm.Mark, transfers []evm.Transfer) error {
+	return i.l.update(ctx, func(tx *tx) error {
+		for _, t := range transfers {
+			if err := tx.receive(t, i.decimals.Load()); err != nil {
+				return err
+			}
+		}
+		if err := tx.exec("INSERT OR REPLACE INTO mark VALUES (?, ?)", int64(upTo.Number), upTo.Hash[:]); err != nil { //nolint:gosec // a block number
+			return err
+		}
+		return tx.exec("DELETE FROM mark WHERE number <= (SELECT number FROM mark ORDER BY number DESC LIMIT 1 OFFSET ?)", keptMarks)
+	})
+}
+
+// receive books one transfer, once.
+func (x *tx) receive(t evm.Transfer, decimals int32) error {
+	var n int64
+	if _, err := x.one("SELECT count(*) FROM receipt WHERE tx = ? AND log_index = ?", []any{t.Tx[:], int64(t.LogIndex)}, &n); err != nil || n > 0 {
+		return err
+	}
+	if decimals < 0 || decimals > 36 {
+		return errors.New("decimals of the token are not known")
+	}
+	a, err := fromToken(t.Amount, uint8(decimals))
+	if err != nil {
+		return err
+	}
+	var neighbor int64
+	known, err := x.one("SELECT neighbor FROM binding WHERE wallet = ?", []any{t.From[:]}, &neighbor)
+	if err != nil {
+		return err
+	}
+	var entry int64
+	if a > 0 {
+		credit := posting{accUnallocated, 0, -a}
+		if known {
+			credit = posting{accReceivable, neighbor, -a}
+		}
+		var n int64
+		if _, err := x.one("SELECT coalesce(max(id), 0) FROM journal", nil, &n); err != nil {
+			return err
+		}
+		// A transfer that a fork took away and brought back is another entry.
+		ref := fmt.Sprintf("%x/%d/%d", t.Tx, t.LogIndex, n+1)
+		if entry, err = x.book("receipt", ref, posting{accReceived, 0, a}, credit); err != nil {
+			return err
+		}
+	}
+	var owner any
+	if known {
+		owner = neighbor
+		if err := x.credited(neighbor, a); err != nil {
+			return err
+		}
+	}
+	return x.exec("INSERT INTO receipt VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", t.Tx[:], int64(t.LogIndex), int64(t.Block.Number), t.Block.Hash[:], //nolint:gosec // a block number
+		t.From[:], owner, int64(a), t.Amount.String(), entry)
+}
+
+// credited closes lots that a payment has paid for.
+func (x *tx) credited(neighbor int64, a Amount) error {
+	if err := x.closeLots(neighbor, sideReceivable, a, "ASC"); err != nil {
+		return err
+	}
+	x.l.peer(neighbor, func(p *peer) { p.lost.Store(0) })
+	return x.refreshRow(neighbor)
+}
+
+// Rewind implements evm.Inbox: entries of blocks that left the chain are
+// reversed, never changed.
+func (i *inbox) Rewind(ctx context.Context, to evm.Mark) error {
+	return i.l.update(ctx, func(tx *tx) error {
+		type gone struct {
+			neighbor, amount, born int64
+			ref                    string
+		}
+		var all []gone
+		rows, err := tx.QueryContext(tx.ctx, `SELECT coalesce(r.neighbor, 0), r.amount, coalesce(j.at, 0), coalesce(j.ref, '')
+			FROM receipt r LEFT JOIN journal j ON j.id = r.entry WHERE r.block > ?`, int64(to.Number)) //nolint:gosec // a block number
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var g gone
+			if err := rows.Scan(&g.neighbor, &g.amount, &g.born, &g.ref); err != nil {
+				return err
+			}
+			all = append(all, g)
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return err
+		}
+		for _, g := range all {
+			if g.amount == 0 {
+				continue
+			}
+			if err := tx.reverse(g.neighbor, Amount(g.amount), g.born, g.ref); err != nil {
+				return err
+			}
+		}
+		if err := tx.exec("DELETE FROM receipt WHERE block > ?", int64(to.Number)); err != nil { //nolint:gosec // a block number
+			return err
+		}
+		if to == (evm.Mark{}) {
+			return tx.exec("DELETE FROM mark")
+		}
+		return tx.exec("DELETE FROM mark WHERE number > ?", int64(to.Number)) //nolint:gosec // a block number
+	})
+}
+
+func (x *tx) reverse(neighbor int64, a Amount, born int64, ref string) error {
+	debit := posting{accUnallocated, 0, a}
+	if neighbor != 0 {
+		debit = posting{accReceivable, neighbor, a}
+	}
+	entry, err := x.book("reversal", ref, debit, posting{accReceived, 0, -a})
+	if err != nil || neighbor == 0 {
+		return err
+	}
+	if err := x.reopen(neighbor, sideReceivable, a, born, entry); err != nil {
+		return err
+	}
+	return x.refreshRow(neighbor)
+}
+
+// bind notes whose payments the wallet's are and hands over what it has paid
+// already. A wallet that another neighbor still owes for stays bound there: a
+// new key is no way out of a debt.
+func (x *tx) bind(p *peer, h *hello) error {
+	if !h.bound {
+		return nil
+	}
+	var other int64
+	found, err := x.one("SELECT neighbor FROM binding WHERE wallet = ?", []any{h.wallet[:]}, &other)
+	if err != nil {
+		return err
+	}
+	if found && other != p.row {
+		owed, err := x.balance(other, sideReceivable)
+		if err != nil {
+			return err
+		}
+		if owed > 0 {
+			p.mu.Lock()
+			h.bound = false // judged as unable to pay
+			p.mu.Unlock()
+			return nil
+		}
+	}
+	if err := x.exec("INSERT OR REPLACE INTO binding VALUES (?, ?, ?, ?)", h.wallet[:], p.row, int64(h.expiry), h.sig[:]); err != nil { //nolint:gosec // checked by the caller to be near
+		return err
+	}
+	var sum int64
+	if _, err := x.one("SELECT coalesce(sum(amount), 0) FROM receipt WHERE sender = ? AND neighbor IS NULL", []any{h.wallet[:]}, &sum); err != nil || sum == 0 {
+		return err
+	}
+	var n int64
+	if _, err := x.one("SELECT count(*) FROM journal WHERE kind = 'claim'", nil, &n); err != nil {
+		return err
+	}
+	if _, err := x.book("claim", strconv.FormatInt(n+1, 10), posting{accUnallocated, 0, Amount(sum)}, posting{accReceivable, p.row, -Amount(sum)}); err != nil {
+		return err
+	}
+	if err := x.exec("UPDATE receipt SET neighbor = ? WHERE sender = ? AND neighbor IS NULL", p.row, h.wallet[:]); err != nil {
+		return err
+	}
+	return x.credited(p.row, Amount(sum))
+}

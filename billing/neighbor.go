@@ -1,0 +1,561 @@
+package billing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"cuttle/billing/evm"
+	"cuttle/relay/wire"
+)
+
+// maxStrikes is how many disputes a neighbor may have before only a human
+// brings it back.
+const maxStrikes = 3
+
+// Neighbor is a neighbor's account on one link: the link's Account. Add is
+// lock-free; the rest is the marker protocol of docs/protocol.md section 7.2.
+type Neighbor struct {
+	meters [2]meter // by Direction
+	due    atomic.Bool
+	marked atomic.Uint64 // meters[Sent].total at the last marker
+
+	book *Book
+	peer *peer
+	out  Outbox
+
+	mu       sync.Mutex
+	ended    bool
+	changed  chan struct{} // closed and replaced at every step, for Flush
+	mine     totals        // agreed at the start, as our ledger has them
+	base     *totals       // agreed at the start by both; nil before the neighbor's HELLO
+	agreed   totals        // agreed on this link, durable
+	claimed  counts        // what the neighbor's last marker says it has sent
+	nextMark time.Time
+
+	// Our markers: at most one waits for its answer.
+	seq     uint32
+	waiting *tally // sent, not yet agreed and durable here
+	acked   uint32 // seq of the last one that was answered
+	force   bool   // a marker even if nothing was sent
+	reply   bool   // ask for one back
+
+	// The neighbor's markers: at most one is being written.
+	writing bool
+	seen    uint32 // seq of the last one that is durable
+	echoed  uint32 // the neighbor's seen, from its last durable one
+
+	disputed bool
+	told     state // what we announced last
+
+	// Writes to the ledger, in order, the first one under way while busy. At most
+	// three: HELLO, the neighbor's marker, the answer to ours.
+	writes []write
+	busy   bool
+}
+
+type write struct {
+	do   func(*tx) error
+	then func()
+}
+
+// Admit says whether the neighbor may open a circuit that it pays for: nil, or
+// ErrTier, ErrDisputed, ErrNoSettlement or ErrDue.
+func (n *Neighbor) Admit(tier wire.Tier) error {
+	if tier > MaxTier {
+		return ErrTier
+	}
+	if tier == 0 {
+		return nil
+	}
+	standing, reason := n.judge()
+	switch {
+	case standing == Active:
+		return nil
+	case standing == Disputed:
+		return ErrDisputed
+	case reason == ReasonNoSettlement:
+		return ErrNoSettlement
+	}
+	return ErrDue
+}
+
+// exposure is what the neighbor owes us, cells that are not agreed yet and those
+// that earlier links ended without agreeing on included; and what it was served
+// on this link, paid or not.
+func (n *Neighbor) exposure() (owed, served Amount) {
+	open := totals{n.meters[Sent].snapshot(), n.meters[Received].snapshot()}
+	served = open.owed(TheyPay)
+	n.mu.Lock()
+	agreed := n.agreed
+	n.mu.Unlock()
+	for dir := range open {
+		for p := range open[dir] {
+			for t := range open[dir][p] {
+				open[dir][p][t] -= min(agreed[dir][p][t], open[dir][p][t])
+			}
+		}
+	}
+	return Amount(n.peer.receivable.Load()+n.peer.lost.Load()) + open.owed(TheyPay), served
+}
+
+// judge works out how the neighbor is to be treated and tells it when that has
+// changed. A neighbor far over its credit loses the link.
+func (n *Neighbor) judge() (Standing, Reason) {
+	owed, served := n.exposure()
+	limit := n.book.cfg.Credit
+	free := n.book.settler.Way() == WayNone
+	n.mu.Lock()
+	disputed, ended, hello := n.disputed, n.ended, n.base != nil
+	n.mu.Unlock()
+
+	p := n.peer
+	p.mu.Lock()
+	disputed = disputed || p.state == Disputed
+	switch {
+	case disputed:
+		p.state, p.reason = Disputed, ReasonCounts
+	case free:
+		p.state, p.reason = Active, ReasonNone
+	case hello && !n.book.settler.Accepts(p.theirs):
+		p.state, p.reason = Cut, ReasonNoSettlement
+	case owed > limit:
+		p.state, p.reason = Cut, ReasonCredit
+	default:
+		p.state, p.reason = Active, ReasonNone
+	}
+	now := state{standing: p.state, reason: p.reason, owed: owed, limit: limit}
+	p.mu.Unlock()
+
+	n.mu.Lock()
+	news := !ended && hello && (now.standing != n.told.standing || now.reason != n.told.reason) &&
+		(n.told.standing != 0 || now.standing != Active)
+	if news {
+		n.told = now
+	}
+	n.mu.Unlock()
+	if news {
+		_ = n.out.Bill(now.append(nil)) // a link that has ended needs no news
+	}
+	if !ended && !free && owed/2 > limit && served > limit {
+		n.out.Close()
+	}
+	return now.standing, now.reason
+}
+
+// Marker is asked by the link's writer between batches.
+func (n *Neighbor) Marker() []byte {
+	sent := n.meters[Sent].total.Load()
+	if !n.due.Load() && sent-n.marked.Load() < uint64(n.book.cfg.MarkerCells) {
+		return nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ended || n.disputed || n.base == nil || n.waiting != nil {
+		return nil // asked again when that ends
+	}
+	n.due.Store(false)
+	if sent == n.marked.Load() && !n.force {
+		return nil
+	}
+	n.seq++
+	n.waiting = &tally{reply: n.reply, seq: n.seq, seen: n.seen, sent: n.meters[Sent].snapshot()}
+	n.force, n.reply = false, false
+	n.marked.Store(sent)
+	n.nextMark = n.book.cfg.Now().Add(jitter(n.book.cfg.MarkerEvery))
+	n.step()
+	return n.waiting.append(make([]byte, 0, 256))
+}
+
+// step tells who waits that something has moved. n.mu is held.
+func (n *Neighbor) step() {
+	close(n.changed)
+	n.changed = make(chan struct{})
+}
+
+// tick is called about once a second.
+func (n *Neighbor) tick(now time.Time) {
+	n.mu.Lock()
+	mark := !n.ended && n.waiting == nil && !now.Before(n.nextMark) && n.meters[Sent].total.Load() != n.marked.Load()
+	n.mu.Unlock()
+	n.pump()
+	if mark {
+		n.due.Store(true)
+		n.out.Wake()
+	}
+	n.judge()
+}
+
+// Message takes a BILL frame's body; everything the link received before it has
+// been counted. An error ends the link.
+func (n *Neighbor) Message(b []byte) error {
+	if len(b) == 0 {
+		return ErrMessage
+	}
+	n.mu.Lock()
+	ended, hello := n.ended, n.base != nil
+	n.mu.Unlock()
+	switch {
+	case ended:
+		return ErrReplaced
+	case hello == (b[0] == kindHello):
+		return fmt.Errorf("%w: hello is the first message and comes once", ErrMessage)
+	}
+	switch b[0] {
+	case kindHello:
+		return n.onHello(b)
+	case kindTally:
+		return n.onTally(b)
+	case kindAck:
+		return n.onAck(b)
+	case kindState:
+		s, err := parseState(b)
+		if err != nil {
+			return err
+		}
+		n.peer.mu.Lock()
+		n.peer.told = *s
+		n.peer.mu.Unlock()
+		return nil
+	}
+	return fmt.Errorf("%w: kind %d", ErrMessage, b[0])
+}
+
+// onHello takes the neighbor's settlement details and settles the counts that
+// both start from: the lower of the two totals, place by place.
+func (n *Neighbor) onHello(b []byte) error {
+	h, err := parseHello(b)
+	if err != nil {
+		return err
+	}
+	if err := n.book.verifyBinding(n.peer.id, h); err != nil {
+		return err
+	}
+	theirs := h.totals.flipped()
+	n.mu.Lock()
+	base := n.mine
+	for dir := range base {
+		for p := range base[dir] {
+			for t := range base[dir][p] {
+				base[dir][p][t] = min(base[dir][p][t], theirs[dir][p][t])
+			}
+		}
+	}
+	n.base = &base
+	n.mu.Unlock()
+	n.peer.mu.Lock()
+	n.peer.theirs = h
+	n.peer.mu.Unlock()
+
+	lost := "" // set by the job
+	n.persist(func(tx *tx) error {
+		proven, err := tx.readTotals(n.peer.row, "proven")
+		if err != nil {
+			return err
+		}
+		if lost = firstBelow(&theirs, &proven); lost != "" {
+			return tx.dispute(n.peer.row, lost)
+		}
+		if err := tx.setTotals(n.peer, &base); err != nil {
+			return err
+		}
+		return tx.bind(n.peer, h)
+	}, func() {
+		if lost != "" {
+			n.quarrel(lost)
+		}
+		n.due.Store(n.meters[Sent].total.Load() != n.marked.Load())
+		n.out.Wake()
+		n.judge()
+	})
+	return nil
+}
+
+// firstBelow names a total that the neighbor once showed to hold and now denies.
+func firstBelow(theirs, proven *totals) string {
+	for dir := range proven {
+		for p := range proven[dir] {
+			for t, had := range proven[dir][p] {
+				if theirs[dir][p][t] < had {
+					return fmt.Sprintf("the neighbor had agreed to %d cells (tier %d) and now knows of %d", had, t, theirs[dir][p][t])
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// onTally compares the neighbor's marker with what we have received up to it.
+func (n *Neighbor) onTally(b []byte) error {
+	t, err := parseTally(b)
+	if err != nil {
+		return err
+	}
+	claimed := t.sent.flipped()
+	got := n.meters[Received].snapshot() // exact: this is the reader's goroutine
+	n.mu.Lock()
+	switch {
+	case n.disputed:
+		n.mu.Unlock()
+		return nil
+	case n.writing || t.seq != n.seen+1 || t.seen > n.seq:
+		n.mu.Unlock()
+		return fmt.Errorf("%w: tally out of turn", ErrMessage)
+	}
+	n.claimed = claimed
+	if p, tier, ok := firstDifference(&claimed, &got); !ok {
+		n.mu.Unlock()
+		n.fallOut(fmt.Sprintf("the neighbor says that it sent %d cells (tier %d) on this link, we received %d", claimed[p][tier], tier, got[p][tier]))
+		answer := ack{seq: t.seq, differs: true, payer: 1 - p, tier: tier, cells: got[p][tier]}
+		_ = n.out.Bill(answer.append(nil)) // a link that has ended has nothing left to dispute
+		return nil
+	}
+	before := n.agreed[Received] // the neighbor holds what it sent up to its marker before this one
+	n.writing = true
+	n.mu.Unlock()
+	n.persist(func(tx *tx) error {
+		if err := n.agree(tx, Received, &got); err != nil {
+			return err
+		}
+		return n.prove(tx, Received, &before)
+	}, func() {
+		n.mu.Lock()
+		n.agreed[Received], n.seen, n.echoed, n.writing = got, t.seq, t.seen, false
+		if t.reply {
+			n.force = true
+			n.due.Store(true)
+		}
+		n.step()
+		n.mu.Unlock()
+		_ = n.out.Bill((&ack{seq: t.seq}).append(nil)) // if the link has ended the next HELLO says it
+		n.out.Wake()
+	})
+	return nil
+}
+
+func firstDifference(a, b *counts) (Payer, wire.Tier, bool) {
+	for p := range a {
+		for t := range a[p] {
+			if a[p][t] != b[p][t] {
+				return Payer(p), wire.Tier(t), false //nolint:gosec // both small
+			}
+		}
+	}
+	return 0, 0, true
+}
+
+// onAck takes the answer to our marker.
+func (n *Neighbor) onAck(b []byte) error {
+	a, err := parseAck(b)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	w := n.waiting
+	switch {
+	case n.disputed:
+		n.mu.Unlock()
+		return nil
+	case w == nil || w.seq != a.seq || n.acked+1 != a.seq:
+		n.mu.Unlock()
+		return fmt.Errorf("%w: ack of nothing", ErrMessage)
+	}
+	n.mu.Unlock()
+	if a.differs {
+		n.fallOut(fmt.Sprintf("we sent %d cells (tier %d) on this link, the neighbor says that it received %d", w.sent[a.payer][a.tier], a.tier, a.cells))
+		return nil
+	}
+	n.mu.Lock()
+	n.acked = a.seq // a second ack of it is out of turn
+	n.mu.Unlock()
+	n.persist(func(tx *tx) error {
+		if err := n.agree(tx, Sent, &w.sent); err != nil {
+			return err
+		}
+		return n.prove(tx, Sent, &w.sent)
+	}, func() {
+		n.mu.Lock()
+		n.agreed[Sent], n.waiting = w.sent, nil
+		more := n.force || n.meters[Sent].total.Load()-n.marked.Load() >= uint64(n.book.cfg.MarkerCells)
+		n.due.Store(n.due.Load() || more)
+		n.step()
+		n.mu.Unlock()
+		if more {
+			n.out.Wake()
+		}
+	})
+	return nil
+}
+
+// agree writes one direction's agreed counts, with what they cost. Jobs of one
+// neighbor run one after the other, so the other direction is what the ledger
+// has.
+func (n *Neighbor) agree(tx *tx, dir Direction, c *counts) error {
+	t, err := tx.totals(n.peer.row)
+	if err != nil {
+		return err
+	}
+	t[dir] = n.base[dir]
+	if !t.add(dir, c) {
+		return fmt.Errorf("%w: total out of range", ErrMessage)
+	}
+	return tx.setTotals(n.peer, &t)
+}
+
+func (n *Neighbor) prove(tx *tx, dir Direction, c *counts) error {
+	t := *n.base
+	t.add(dir, c)
+	return tx.prove(n.peer.row, dir, &t[dir])
+}
+
+// persist has the writer goroutine run do and, when it is durable, then. If the
+// ledger cannot write (a full disk) it is tried again at the next tick, what
+// comes after it waits, the neighbor gets no answer, and credit runs out.
+func (n *Neighbor) persist(do func(*tx) error, then func()) {
+	n.mu.Lock()
+	n.writes = append(n.writes, write{do, then})
+	n.mu.Unlock()
+	n.pump()
+}
+
+// pump gives the first write to the writer goroutine. A link that has ended
+// writes nothing more.
+func (n *Neighbor) pump() {
+	n.mu.Lock()
+	if n.busy || n.ended || len(n.writes) == 0 {
+		n.mu.Unlock()
+		return
+	}
+	n.busy = true
+	w := n.writes[0]
+	n.mu.Unlock()
+	n.book.ledger.enqueue(func(tx *tx) error {
+		n.mu.Lock()
+		ended := n.ended
+		n.mu.Unlock()
+		if ended {
+			return ErrReplaced
+		}
+		return w.do(tx)
+	}, func(err error) {
+		n.mu.Lock()
+		n.busy = false
+		if err == nil {
+			n.writes = n.writes[1:]
+		}
+		n.mu.Unlock()
+		switch {
+		case err == nil:
+			w.then()
+			n.pump()
+		case errors.Is(err, ErrMessage):
+			n.out.Close()
+		case !errors.Is(err, ErrReplaced) && !errors.Is(err, ErrClosed):
+			n.book.cfg.Log.Error("billing ledger does not take counts", "err", err)
+		}
+	})
+}
+
+// fallOut disputes: credit stops, what was agreed stays owed.
+func (n *Neighbor) fallOut(text string) {
+	n.quarrel(text)
+	n.book.ledger.enqueue(func(tx *tx) error { return tx.dispute(n.peer.row, text) }, func(error) {})
+	n.judge()
+}
+
+// quarrel marks the dispute in memory.
+func (n *Neighbor) quarrel(text string) {
+	n.mu.Lock()
+	n.disputed = true
+	n.step()
+	n.mu.Unlock()
+	n.peer.mu.Lock()
+	n.peer.strikes++
+	n.peer.state, n.peer.reason, n.peer.dispute = Disputed, ReasonCounts, text
+	n.peer.mu.Unlock()
+	n.book.cfg.Log.Warn("billing counts are disputed", "strikes", n.peer.strikes)
+}
+
+func (x *tx) dispute(neighbor int64, text string) error {
+	return x.exec("UPDATE neighbor SET strikes = strikes + 1, dispute = ? WHERE id = ?", text, neighbor)
+}
+
+// Down says that the link has ended.
+func (n *Neighbor) Down() {
+	n.replace()
+	n.peer.live.CompareAndSwap(n, nil)
+}
+
+// replace ends the account; jobs of it that are still waiting do nothing. What
+// the neighbor was served and will now never agree to is remembered until it
+// pays something, or it could have a credit's worth with every new link.
+func (n *Neighbor) replace() {
+	owed, _ := n.exposure()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.ended {
+		n.ended = true
+		n.peer.lost.Store(int64(owed) - n.peer.receivable.Load())
+		n.step()
+	}
+}
+
+// errEnded is what Flush reports for a link that ends under it.
+var errEnded = errors.New("link ended before the counts were agreed")
+
+// flush sends a marker now, asks for one back, and waits until both are agreed.
+func (n *Neighbor) flush(ctx context.Context) error {
+	n.mu.Lock()
+	n.force, n.reply = true, true
+	n.due.Store(true)
+	want := n.seq + 1 // a marker that is out already has no reply flag
+	n.mu.Unlock()
+	n.out.Wake()
+	for {
+		n.mu.Lock()
+		ended, disputed, changed := n.ended, n.disputed, n.changed
+		// Ours is agreed, and one of theirs that was made after seeing ours.
+		ok := n.seq >= want && n.acked >= want && n.echoed >= want && (n.waiting == nil || n.waiting.seq > want)
+		n.mu.Unlock()
+		switch {
+		case disputed:
+			return ErrDisputed
+		case ok:
+			return nil
+		case ended:
+			return errEnded
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("agree on counts: %w", ctx.Err())
+		}
+	}
+}
+
+// hello makes our first message.
+func (b *Book) hello(mine totals) ([]byte, error) {
+	h := hello{ways: []Way{b.settler.Way()}, totals: mine}
+	if err := b.settler.introduce(&h, b.cfg.Self, b.cfg.Now()); err != nil {
+		return nil, err
+	}
+	return h.append(nil), nil
+}
+
+// verifyBinding checks the signature by which a neighbor's wallet names it.
+func (b *Book) verifyBinding(id wire.NodeID, h *hello) error {
+	if !h.bound {
+		return nil
+	}
+	now := b.cfg.Now()
+	if h.expiry <= uint64(max(now.Unix(), 0)) || h.expiry > uint64(max(now.Add(maxBindingLife).Unix(), 0)) { //nolint:gosec // not negative
+		return fmt.Errorf("%w: binding has expired or holds too long", ErrMessage)
+	}
+	if err := (evm.Binding{ChainID: h.chainID, Token: h.token, Node: id, Wallet: h.wallet, Expiry: h.expiry}).Verify(h.sig); err != nil {
+		return fmt.Errorf("%w: %w", ErrMessage, err)
+	}
+	return nil
+}

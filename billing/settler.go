@@ -1,0 +1,373 @@
+package billing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/big"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"cuttle/billing/evm"
+	"cuttle/relay/wire"
+)
+
+// Settler is a way to settle debts with neighbors. direct pays with ERC-20
+// transfers; unpaid only keeps account. A Settler's Poll is called by one
+// goroutine; the rest is safe for concurrent use.
+type Settler interface {
+	// Way names it in HELLO.
+	Way() Way
+	// Accepts tells whether a neighbor with this HELLO can pay us.
+	Accepts(*hello) bool
+	// CanPay tells whether we can pay a neighbor with this HELLO, and whom there.
+	CanPay(*hello) (payee evm.Address, ok bool)
+	// Round gives the largest amount up to a that the way can express.
+	Round(a Amount) Amount
+	// Plan fixes a payment to a neighbor; the ledger moves the debt to transit.
+	Plan(ctx context.Context, p *peer, payee evm.Address, a Amount) error
+	// Poll moves payments under way and books those received. Its error says that
+	// the chain or the ledger did not answer; it is called again later.
+	Poll(ctx context.Context) (evm.Outcome, error)
+
+	introduce(h *hello, self wire.NodeID, now time.Time) error
+}
+
+func newSettler(cfg Config, l *ledger) (Settler, error) {
+	if cfg.Direct == nil {
+		return unpaid{}, nil
+	}
+	return newDirect(*cfg.Direct, cfg.Now, l)
+}
+
+// unpaid is the Settler of nodes that only keep account.
+type unpaid struct{}
+
+func (unpaid) Way() Way                          { return WayNone }
+func (unpaid) Accepts(*hello) bool               { return true }
+func (unpaid) CanPay(*hello) (evm.Address, bool) { return evm.Address{}, false }
+func (unpaid) Round(Amount) Amount               { return 0 }
+func (unpaid) Plan(context.Context, *peer, evm.Address, Amount) error {
+	return ErrNoSettlement
+}
+func (unpaid) Poll(context.Context) (evm.Outcome, error)      { return evm.Outcome{}, nil }
+func (unpaid) introduce(*hello, wire.NodeID, time.Time) error { return nil }
+
+// DirectConfig sets up settlement by ERC-20 transfers.
+type DirectConfig struct {
+	Client  *evm.Client
+	Wallet  evm.Signer  // the consuming wallet; nil: we can be paid and cannot pay
+	Earning evm.Address // where neighbors pay to
+	// FromBlock is the first block that can hold a payment to us; it saves
+	// reading the chain from its beginning.
+	FromBlock uint64
+	Payments  evm.PaymentConfig // Confirmations holds for payments received too
+}
+
+const (
+	bindingLife    = 30 * 24 * time.Hour
+	maxBindingLife = 400 * 24 * time.Hour // accepted
+)
+
+// direct settles by transfers of one ERC-20 token on one chain.
+type direct struct {
+	cfg      DirectConfig
+	ledger   *ledger
+	payments *evm.Payments // nil without a wallet
+	receipts *evm.Receipts
+	decimals atomic.Int32 // -1 before the chain has told
+}
+
+func newDirect(cfg DirectConfig, now func() time.Time, l *ledger) (*direct, error) {
+	if cfg.Client == nil || cfg.Earning == (evm.Address{}) {
+		return nil, errors.New("billing: direct settlement needs a chain and an earning address")
+	}
+	if cfg.Wallet != nil && cfg.Wallet.Address() == (evm.Address{}) {
+		return nil, errors.New("billing: the consuming wallet has no address")
+	}
+	if err := errors.Join(l.pin("chain", "chain", strconv.FormatUint(cfg.Client.ChainID(), 10)),
+		l.pin("token", "token", cfg.Client.Token().Hex()),
+		l.pin("earning", "earning address", cfg.Earning.Hex())); err != nil {
+		return nil, err
+	}
+	if cfg.Payments.Now == nil {
+		cfg.Payments.Now = now
+	}
+	if cfg.Payments.Confirmations == 0 {
+		cfg.Payments.Confirmations = 3
+	}
+	d := &direct{cfg: cfg, ledger: l}
+	d.decimals.Store(-1)
+	if cfg.Wallet != nil {
+		if err := l.checkWallet(cfg.Wallet.Address()); err != nil {
+			return nil, err
+		}
+		d.payments = evm.NewPayments(cfg.Client, cfg.Wallet, &journal{l, cfg.Wallet.Address()}, cfg.Payments)
+	}
+	d.receipts = evm.NewReceipts(cfg.Client, cfg.Earning, &inbox{l, &d.decimals}, cfg.Payments.Confirmations, cfg.FromBlock)
+	return d, nil
+}
+
+func (d *direct) Way() Way { return WayDirect }
+
+// common tells whether a neighbor settles in our token on our chain.
+func (d *direct) common(h *hello) bool {
+	if h == nil || h.chainID != d.cfg.Client.ChainID() || h.token != d.cfg.Client.Token() {
+		return false
+	}
+	for _, w := range h.ways {
+		if w == WayDirect {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *direct) Accepts(h *hello) bool { return d.common(h) && h.bound }
+
+func (d *direct) CanPay(h *hello) (evm.Address, bool) {
+	if d.payments == nil || !d.common(h) || h.earning == (evm.Address{}) || h.earning == d.cfg.Client.Token() {
+		return evm.Address{}, false
+	}
+	return h.earning, true
+}
+
+func (d *direct) Round(a Amount) Amount {
+	n := d.decimals.Load()
+	if n < 0 {
+		return 0
+	}
+	s := step(uint8(n)) //nolint:gosec // at most 36
+	return a - a%s
+}
+
+func (d *direct) introduce(h *hello, self wire.NodeID, now time.Time) error {
+	h.chainID, h.token, h.earning = d.cfg.Client.ChainID(), d.cfg.Client.Token(), d.cfg.Earning
+	if d.cfg.Wallet == nil {
+		return nil
+	}
+	h.bound, h.wallet = true, d.cfg.Wallet.Address()
+	h.expiry = uint64(now.Add(bindingLife).Truncate(24 * time.Hour).Unix()) //nolint:gosec // after 1970
+	sig, err := d.cfg.Wallet.SignDigest(evm.Binding{ChainID: h.chainID, Token: h.token, Node: self, Wallet: h.wallet, Expiry: h.expiry}.Digest())
+	if err != nil {
+		return fmt.Errorf("bind wallet: %w", err)
+	}
+	h.sig = sig
+	return nil
+}
+
+func (d *direct) Plan(ctx context.Context, p *peer, payee evm.Address, a Amount) error {
+	n := d.decimals.Load()
+	if n < 0 {
+		return ErrNoSettlement
+	}
+	return d.ledger.plan(ctx, p, d.cfg.Wallet.Address(), payee, a, toToken(a, uint8(n))) //nolint:gosec // at most 36
+}
+
+func (d *direct) Poll(ctx context.Context) (evm.Outcome, error) {
+	if d.decimals.Load() < 0 {
+		n, err := d.cfg.Client.Check(ctx)
+		if err != nil {
+			return evm.Outcome{}, err
+		}
+		if err := d.ledger.pin("decimals", "a token with decimals", strconv.Itoa(int(n))); err != nil {
+			return evm.Outcome{}, err
+		}
+		d.decimals.Store(int32(n))
+	}
+	_, err := d.receipts.Scan(ctx)
+	if d.payments == nil {
+		return evm.Outcome{}, err
+	}
+	out, err2 := d.payments.Advance(ctx)
+	return out, errors.Join(err, err2)
+}
+
+// settle is the accountant's loop: it looks at debts every ScanEvery and asks
+// the chain every PollEvery while something is under way, less often while the
+// chain does not answer.
+func (b *Book) settle(ctx context.Context) {
+	timer := time.NewTimer(0) // at once: payments of the last run may wait to be sent again
+	defer timer.Stop()
+	failures := 0
+	nextScan := b.cfg.Now()
+	for {
+		var answer chan error
+		select {
+		case <-ctx.Done():
+			return
+		case answer = <-b.ask:
+		case <-timer.C:
+		}
+		now := b.cfg.Now()
+		scan := answer != nil || !now.Before(nextScan)
+		if !scan && failures == 0 && !b.underWay(ctx) {
+			timer.Reset(b.cfg.PollEvery)
+			continue
+		}
+		err := b.poll(ctx)
+		if scan {
+			nextScan = now.Add(b.cfg.ScanEvery)
+			planned, err2 := b.plan(ctx, answer != nil)
+			err = errors.Join(err, err2)
+			if planned > 0 {
+				err = errors.Join(err, b.poll(ctx))
+			}
+		}
+		for _, n := range b.live() {
+			n.judge()
+		}
+		if answer != nil {
+			answer <- err // buffered
+		}
+		wait := min(b.cfg.PollEvery, b.cfg.ScanEvery)
+		if err != nil && ctx.Err() == nil {
+			failures++
+			b.cfg.Log.Warn("billing settlement waits", "err", err, "failures", failures)
+			wait = jitter(min(wait<<min(failures, 6), max(time.Minute, wait)))
+		} else {
+			failures = 0
+		}
+		timer.Reset(wait)
+	}
+}
+
+// underWay tells whether the chain may have news: a payment of ours is not
+// final, or a neighbor owes us.
+func (b *Book) underWay(ctx context.Context) bool {
+	b.mu.Lock()
+	for _, p := range b.peers {
+		if p.receivable.Load() > 0 {
+			b.mu.Unlock()
+			return true
+		}
+	}
+	b.mu.Unlock()
+	open, err := b.ledger.openIntents(ctx)
+	return err != nil || open > 0
+}
+
+func (b *Book) poll(ctx context.Context) error {
+	out, err := b.settler.Poll(ctx)
+	b.seen.mu.Lock()
+	defer b.seen.mu.Unlock()
+	if err == nil || out.Balances.Token != nil {
+		b.seen.outcome, b.seen.at = out, b.cfg.Now()
+	}
+	b.seen.err = err
+	return err
+}
+
+// Settle agrees on all counts and pays what is owed now, whatever the
+// thresholds; it returns when the payments are sent or what keeps them waiting
+// is known, not when they are final. Run must be running.
+func (b *Book) Settle(ctx context.Context) error {
+	flushed := b.Flush(ctx)
+	answer := make(chan error, 1)
+	select {
+	case b.ask <- answer:
+	case <-ctx.Done():
+		return errors.Join(flushed, ctx.Err())
+	}
+	select {
+	case err := <-answer:
+		return errors.Join(flushed, err)
+	case <-ctx.Done():
+		return errors.Join(flushed, ctx.Err())
+	}
+}
+
+// plan makes payments of the debts that are due: above the threshold, old, or
+// asked for by the neighbor; with now, all.
+func (b *Book) plan(ctx context.Context, now bool) (planned int, err error) {
+	b.mu.Lock()
+	peers := make([]*peer, 0, len(b.peers))
+	for _, p := range b.peers {
+		peers = append(peers, p)
+	}
+	b.mu.Unlock()
+	for _, p := range peers {
+		owed := b.settler.Round(Amount(p.payable.Load()))
+		p.mu.Lock()
+		payee, ok := b.settler.CanPay(p.theirs)
+		asked := p.told.standing == Cut && p.told.reason == ReasonCredit
+		p.mu.Unlock()
+		if !ok || owed <= 0 || owed < b.cfg.MinPayment {
+			continue
+		}
+		if !now && !asked && owed <= b.cfg.SettleAbove {
+			old, err2 := b.ledger.olderThan(ctx, p.row, b.cfg.SettleAfter)
+			if err2 != nil {
+				return planned, errors.Join(err, err2)
+			}
+			if !old {
+				continue
+			}
+		}
+		switch err2 := b.settler.Plan(ctx, p, payee, owed); {
+		case errors.Is(err2, errUnderWay):
+		case err2 != nil:
+			err = errors.Join(err, fmt.Errorf("plan payment: %w", err2))
+		default:
+			planned++
+		}
+	}
+	return planned, err
+}
+
+// olderThan tells whether a part of what we owe is older than d.
+func (l *ledger) olderThan(ctx context.Context, neighbor int64, d time.Duration) (old bool, err error) {
+	err = l.update(ctx, func(tx *tx) error {
+		born, found, err := tx.oldest(neighbor, sidePayable)
+		old = found && l.now().Sub(born) >= d
+		return err
+	})
+	return old, err
+}
+
+var errUnderWay = errors.New("a payment to this neighbor is under way")
+
+// plan fixes a payment. The debt's lots are closed, oldest first; their oldest
+// birth is kept in case the payment does not hold.
+func (l *ledger) plan(ctx context.Context, p *peer, wallet, payee evm.Address, a Amount, token *big.Int) error {
+	return l.update(ctx, func(tx *tx) error {
+		var n int64
+		if _, err := tx.one("SELECT count(*) FROM intent WHERE neighbor = ? AND state <= ?", []any{p.row, int(evm.Mined)}, &n); err != nil {
+			return err
+		}
+		if n > 0 {
+			return errUnderWay
+		}
+		owed, err := tx.balance(p.row, sidePayable)
+		if err != nil {
+			return err
+		}
+		if a <= 0 || a > owed {
+			return errUnderWay // the debt has shrunk since it was looked at
+		}
+		born, found, err := tx.oldest(p.row, sidePayable)
+		if err != nil {
+			return err
+		}
+		if !found {
+			born = l.now()
+		}
+		res, err := tx.ExecContext(tx.ctx, "INSERT INTO intent (neighbor, wallet, payee, amount, token_amount, born, planned, state) VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+			p.row, wallet[:], payee[:], int64(a), token.String(), born.Unix(), l.now().Unix())
+		if err != nil {
+			return err
+		}
+		id, err := res.LastInsertId()
+		if err != nil {
+			return err
+		}
+		if _, err := tx.book("plan", strconv.FormatInt(id, 10), posting{accPayable, p.row, a}, posting{accTransit, p.row, -a}); err != nil {
+			return err
+		}
+		if err := tx.closeLots(p.row, sidePayable, a, "ASC"); err != nil {
+			return err
+		}
+		return tx.refresh(p)
+	})
+}
