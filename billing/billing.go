@@ -3,7 +3,7 @@
 // (docs/protocol.md section 7).
 //
 //	link --Add--> Neighbor (atomic counts) --TALLY at markers--> agreed counts
-//	     --> ledger (double entry, SQLite) --> accountant --> Settler --> chain
+//	     --> ledger (double entry, SQLite) --> accountant --> settler --> chain
 //
 // Money follows only from counts that both neighbors have agreed on at the same
 // position of the link's stream; what is not agreed yet counts against a
@@ -132,7 +132,7 @@ func (c *Config) setDefaults() error {
 type Book struct {
 	cfg     Config
 	ledger  *ledger
-	settler Settler
+	settler settler
 	ask     chan chan error // Settle asks the chain loop; unbuffered
 
 	mu    sync.Mutex

@@ -13,10 +13,10 @@ import (
 	"cuttle/relay/wire"
 )
 
-// Settler is a way to settle debts with neighbors. direct pays with ERC-20
-// transfers; unpaid only keeps account. A Settler's Poll is called by one
+// settler is a way to settle debts with neighbors. direct pays with ERC-20
+// transfers; unpaid only keeps account. A settler's Poll is called by one
 // goroutine; the rest is safe for concurrent use.
-type Settler interface {
+type settler interface {
 	// Way names it in HELLO.
 	Way() Way
 	// Accepts tells whether a neighbor with this HELLO can pay us.
@@ -34,14 +34,14 @@ type Settler interface {
 	introduce(h *hello, self wire.NodeID, now time.Time) error
 }
 
-func newSettler(cfg Config, l *ledger) (Settler, error) {
+func newSettler(cfg Config, l *ledger) (settler, error) {
 	if cfg.Direct == nil {
 		return unpaid{}, nil
 	}
 	return newDirect(*cfg.Direct, cfg.Now, l)
 }
 
-// unpaid is the Settler of nodes that only keep account.
+// unpaid is the settler of nodes that only keep account.
 type unpaid struct{}
 
 func (unpaid) Way() Way                          { return WayNone }
@@ -203,7 +203,7 @@ func (b *Book) settle(ctx context.Context) {
 		now := b.cfg.Now()
 		scan := answer != nil || !now.Before(nextScan)
 		if !scan && failures == 0 && !b.underWay(ctx) {
-			timer.Reset(b.cfg.PollEvery)
+			timer.Reset(min(b.cfg.PollEvery, b.cfg.ScanEvery))
 			continue
 		}
 		err := b.poll(ctx)

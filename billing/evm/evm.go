@@ -27,6 +27,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,6 +47,23 @@ type (
 	Address = common.Address
 	Hash    = common.Hash
 )
+
+// ParseAddress reads 0x and 40 hexadecimal digits; mixed case must be the EIP-55
+// checksum, and zero is nobody's address.
+func ParseAddress(s string) (Address, error) {
+	digits, ok := strings.CutPrefix(s, "0x")
+	if !ok || len(digits) != 2*common.AddressLength || !common.IsHexAddress(digits) {
+		return Address{}, fmt.Errorf("address %q: want 0x and 40 hexadecimal digits", s)
+	}
+	a := common.HexToAddress(digits)
+	switch {
+	case a == Address{}:
+		return Address{}, errors.New("the zero address is nobody's")
+	case s != a.Hex() && digits != strings.ToLower(digits) && digits != strings.ToUpper(digits):
+		return Address{}, fmt.Errorf("address %q: the EIP-55 checksum does not match: check for a typing error", s)
+	}
+	return a, nil
+}
 
 // Defaults of ClientConfig.
 const (

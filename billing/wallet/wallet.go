@@ -127,7 +127,7 @@ func writeNew(path string, text []byte) error {
 func Open(path, password string) (*Wallet, error) {
 	text, err := readPrivate(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("open wallet %s: %w: create one with `cuttled wallet create`, or correct billing.wallet", path, err)
+		return nil, fmt.Errorf("open wallet %s: %w: make one with `cuttled wallet`, or correct billing.consuming", path, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open wallet: %w", err)
@@ -234,7 +234,7 @@ func Earning(text string, consuming common.Address, sameWallet bool) (address co
 	case !unchecked && "0x"+digits != address.Hex():
 		return address, false, fmt.Errorf("earning address %q: the EIP-55 checksum does not match: check for a typing error (%s is the spelling of these digits)", text, address.Hex())
 	case address == consuming && !sameWallet:
-		return address, false, fmt.Errorf("earning address %s: %w: everybody could link what you pay with what you earn; use another address, or allow it with billing.same_wallet", address.Hex(), ErrSame)
+		return address, false, fmt.Errorf("earning address %s: %w: everybody could link what you pay with what you earn; use another address", address.Hex(), ErrSame)
 	}
 	return address, unchecked, nil
 }
