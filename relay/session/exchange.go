@@ -49,7 +49,7 @@ func (x *exchanger) init(c *Client) {
 // with query's identifier. It waits while as many queries as Config.Queries are
 // under way, and for 15 s at most.
 func (c *Client) Exchange(ctx context.Context, query []byte) ([]byte, error) {
-	if len(query) < minMessage || len(query) > maxMessage {
+	if len(query) < minMessage || len(query) > maxMessage || query[2]&0x80 != 0 {
 		return nil, errMessage
 	}
 	ctx, cancel := context.WithTimeout(ctx, exchangeTime)

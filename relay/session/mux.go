@@ -122,6 +122,7 @@ func (m *mux) finish() {
 // packet takes a session packet from the carrier.
 func (m *mux) packet(class wire.Class, p []byte) error {
 	if len(p) == 0 {
+		m.finish()
 		return fmt.Errorf("empty session packet: %w", errProtocol)
 	}
 	for len(p) > 0 {
@@ -311,6 +312,7 @@ func (m *mux) controlLoop() {
 	defer m.finish()
 	var waiting []entry
 	var refusals []refusal
+	packet := make([]byte, 0, wire.SessionPacketSize)
 	for {
 		select {
 		case <-m.control.wake:
@@ -320,16 +322,16 @@ func (m *mux) controlLoop() {
 			return
 		}
 		waiting, refusals = m.control.take(waiting, refusals)
-		if m.speak(waiting, refusals) != nil {
+		if m.speak(packet, waiting, refusals) != nil {
 			return
 		}
 		clear(waiting) // keep no stream alive
 	}
 }
 
-// speak sends the control frames of one batch and then tells the ends so.
-func (m *mux) speak(waiting []entry, refusals []refusal) error {
-	packet := make([]byte, 0, wire.SessionPacketSize)
+// speak sends the control frames of one batch and then tells the ends so. packet
+// is an empty buffer.
+func (m *mux) speak(packet []byte, waiting []entry, refusals []refusal) error {
 	sent := 0 // waiting[:sent] have been told
 	send := func(flushed int) error {
 		if len(packet) > 0 {
