@@ -19,7 +19,7 @@ const (
 	avoidTime       = 2 * time.Minute        // how long a node that failed is avoided
 	backoffFirst    = 200 * time.Millisecond // after a failed build, doubling
 	backoffMost     = 30 * time.Second
-	buildRate       = 0.5 // builds per second, lasting: who kills circuits must not make us build at will
+	buildRate       = 0.2 // builds per second, lasting: who kills circuits must not make us build at will
 	buildSpare      = 8   // and at once, beyond the circuits kept ready
 )
 

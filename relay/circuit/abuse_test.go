@@ -1,0 +1,233 @@
+package circuit
+
+import (
+	"testing"
+	"testing/synctest"
+
+	"cuttle/relay/link"
+	"cuttle/relay/wire"
+)
+
+func sinkServe(*Terminal) (Handler, error) {
+	return func(wire.Class, []byte) error { return nil }, nil
+}
+
+// raw sends a cell with this payload to one hop, whatever the protocol says.
+func (c *Circuit) raw(class wire.Class, hop int, payload []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	cell := wire.NewCell(class)
+	n := copy(c.path.Payload(cell), payload)
+	c.path.Seal(cell, hop, n)
+	c.lane.Load().Send(cell)
+}
+
+// TestClientBreaksTheRules has a client with a circuit of two hops (the second
+// is an exit) send what it must not: everything closes.
+func TestClientBreaksTheRules(t *testing.T) {
+	msg1 := make([]byte, wire.HopMsg1Size)
+	fragment := func(msg []byte) []byte {
+		p := make([]byte, wire.PayloadSize)
+		n, _ := wire.PutFragment(p, msg)
+		return p[:n]
+	}
+	for name, abuse := range map[string]func(c *Circuit){
+		"a cell that does not verify": func(c *Circuit) {
+			cell := wire.NewCell(wire.Reliable)
+			clear(cell.Body())
+			c.lane.Load().Send(cell)
+		},
+		"a cell with one bit changed": func(c *Circuit) {
+			cell := wire.NewCell(wire.Reliable)
+			n, _ := putSession(c.path.Payload(cell), []byte("x"))
+			c.path.Seal(cell, 1, n)
+			cell.Body()[700] ^= 1
+			c.lane.Load().Send(cell)
+		},
+		"a cell twice": func(c *Circuit) {
+			cell, again := wire.NewCell(wire.Reliable), wire.NewCell(wire.Reliable)
+			n, _ := putSession(c.path.Payload(cell), []byte("x"))
+			c.path.Seal(cell, 1, n)
+			copy(again.Body(), cell.Body())
+			c.lane.Load().Send(cell)
+			c.lane.Load().Send(again)
+		},
+		"extend in the middle":     func(c *Circuit) { c.control(0, wire.AppendExtend(nil, wire.NodeID{3}, 1, msg1)) },
+		"extended from the client": func(c *Circuit) { c.control(1, wire.AppendExtended(nil, make([]byte, wire.HopMsg2Size))) },
+		"unknown message":          func(c *Circuit) { c.control(1, []byte{77}) },
+		"unknown payload":          func(c *Circuit) { c.raw(wire.Reliable, 1, []byte{9, 9}) },
+		"empty session packet":     func(c *Circuit) { c.raw(wire.Reliable, 1, []byte{wire.PayloadSession}) },
+		"session in the middle":    func(c *Circuit) { c.raw(wire.Reliable, 0, []byte{wire.PayloadSession, 1}) },
+		"control as datagram":      func(c *Circuit) { c.raw(wire.Datagram, 1, fragment(wire.AppendExtendRefused(nil, 1))) },
+		"a message without end": func(c *Circuit) {
+			for range 5 {
+				c.raw(wire.Reliable, 1, append([]byte{wire.PayloadControl, 0}, make([]byte, 1000)...))
+			}
+		},
+		"extend after a session packet": func(c *Circuit) {
+			c.raw(wire.Reliable, 1, []byte{wire.PayloadSession, 1})
+			c.control(1, wire.AppendExtend(nil, wire.NodeID{4}, 1, msg1))
+		},
+		"extend without waiting": func(c *Circuit) {
+			for range 2 {
+				c.control(1, wire.AppendExtend(nil, wire.NodeID{4}, 1, msg1))
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tn := newNet(t, 4, func(_ int, cfg *SwitchConfig) { cfg.Serve, cfg.RelayPrice, cfg.ExitPrice = sinkServe, 0, 0 })
+			tn.chain()
+			r1, r2 := tn.nodes[1].record(), tn.nodes[2].record()
+			r2.ExitPrice = 5
+			b := Builder{Links: tn.nodes[0].link}
+			c, err := b.Build(t.Context(), records(r1, r2))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Attach(func(wire.Class, []byte) error { return nil })
+			abuse(c)
+			wait(t, c.Done(), "close of the circuit")
+			for _, n := range tn.nodes {
+				waitClosed(t, n.sw)
+			}
+			tn.mustBuild(1, 2) // the links are none the worse
+		})
+	}
+}
+
+// TestHopBreaksTheRules has the last hop send what it must not: the client
+// closes.
+func TestHopBreaksTheRules(t *testing.T) {
+	originate := func(x *Terminal, class wire.Class, payload []byte) {
+		c := wire.NewCell(class)
+		n := copy(x.t.hop.Payload(c), payload)
+		x.t.hop.Originate(c, n)
+		x.t.prev.Send(c)
+	}
+	for name, abuse := range map[string]func(x *Terminal){
+		"a cell that does not verify": func(x *Terminal) {
+			c := wire.NewCell(wire.Reliable)
+			clear(c.Body())
+			x.t.prev.Send(c)
+		},
+		"extended unasked":     func(x *Terminal) { x.t.reply(wire.AppendExtended(nil, make([]byte, wire.HopMsg2Size))) },
+		"unknown payload":      func(x *Terminal) { originate(x, wire.Reliable, []byte{9}) },
+		"empty session packet": func(x *Terminal) { originate(x, wire.Reliable, []byte{wire.PayloadSession}) },
+		"packet nobody wants":  func(x *Terminal) { originate(x, wire.Reliable, []byte{wire.PayloadSession, 66}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			terminal := make(chan *Terminal, 1)
+			tn := newNet(t, 4, func(i int, cfg *SwitchConfig) {
+				cfg.Serve = func(x *Terminal) (Handler, error) { terminal <- x; return sinkServe(x) }
+			})
+			tn.chain()
+			c := tn.mustBuild(1, 2, 3)
+			c.Attach(func(_ wire.Class, p []byte) error {
+				if p[0] == 66 {
+					return errPacket
+				}
+				return nil
+			})
+			if err := c.Send(wire.Reliable, []byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			abuse(wait(t, terminal, "terminal"))
+			wait(t, c.Done(), "close of the circuit")
+			for _, n := range tn.nodes {
+				waitClosed(t, n.sw)
+			}
+		})
+	}
+}
+
+// TestSlowReader downloads to a client whose connection stands still: all wait,
+// with bounded queues, and nothing is lost when it moves again.
+func TestSlowReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const packets = 20000
+		sent := make(chan error, 1)
+		down := newVerifier(packets)
+		tn := newNet(t, 4, func(i int, cfg *SwitchConfig) {
+			if i == 3 {
+				cfg.Serve = func(x *Terminal) (Handler, error) {
+					go func() { sent <- sendPackets(x, packets) }() // ends with the packets or the circuit
+					return func(wire.Class, []byte) error { return nil }, nil
+				}
+			}
+		})
+		gate := newGate()
+		ci, cj := gate.pipe()
+		tn.connect(0, 1, ci, cj)
+		tn.connect(1, 2, nil, nil)
+		tn.connect(2, 3, nil, nil)
+		c := tn.mustBuild(1, 2, 3)
+		c.Attach(down.handle)
+		gate.shut()
+		if err := c.Send(wire.Reliable, []byte("go")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // until nobody can go on
+		select {
+		case err := <-sent:
+			t.Fatalf("the exit could send everything into a standing connection: %v", err)
+		default:
+		}
+		for i := 1; i <= 3; i++ {
+			n := tn.nodes[i]
+			for _, l := range n.links {
+				if q := l.Status().Queued; q > 4096+sendHigh {
+					t.Errorf("node %d holds %d cells, more than a window", i, q)
+				}
+			}
+			if g := n.cfg.Budget.Granted(); g > link.DefaultBudget {
+				t.Errorf("node %d has granted %d bytes, more than its budget", i, g)
+			}
+		}
+		gate.open()
+		if err := <-sent; err != nil {
+			t.Fatal(err)
+		}
+		if err := <-down.done; err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		for _, n := range tn.nodes {
+			n.kill()
+		}
+	})
+}
+
+// TestForwardingAllocatesNothing sends through three hops and counts.
+func TestForwardingAllocatesNothing(t *testing.T) {
+	const batch = 2000
+	arrived := make(chan struct{}, 1)
+	n := 0
+	tn := newNet(t, 4, func(i int, cfg *SwitchConfig) {
+		cfg.Serve = func(*Terminal) (Handler, error) {
+			return func(wire.Class, []byte) error {
+				if n++; n == batch {
+					n = 0
+					arrived <- struct{}{}
+				}
+				return nil
+			}, nil
+		}
+	})
+	tn.chain()
+	c := tn.mustBuild(1, 2, 3)
+	p := make([]byte, wire.SessionPacketSize)
+	send := func() {
+		for range batch {
+			if err := c.Send(wire.Reliable, p); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+		<-arrived
+	}
+	send() // rings and pools grow
+	if perRun := testing.AllocsPerRun(5, send); perRun > batch/20 {
+		t.Errorf("%v allocations for %d cells, want next to none", perRun, batch)
+	}
+	c.Close()
+}
