@@ -127,7 +127,7 @@ func (d *native) Read(ps []Packet) (int, error) {
 	switch {
 	case d.in.n > 0:
 		return d.in.n, nil
-	case errors.Is(err, os.ErrClosed) || errors.Is(d.in.err, unix.EBADFD):
+	case errors.Is(d.in.err, unix.EBADFD) || err != nil && d.isClosed():
 		return 0, ErrClosed
 	case err != nil:
 		return 0, fmt.Errorf("read tun device: %w", err)
@@ -135,6 +135,12 @@ func (d *native) Read(ps []Packet) (int, error) {
 		return 0, fmt.Errorf("read tun device: %w", d.in.err)
 	}
 	return 0, nil
+}
+
+func (d *native) isClosed() bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.closed
 }
 
 // fill reads until the kernel has no more or the batch is full. False means

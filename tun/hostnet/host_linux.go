@@ -28,7 +28,7 @@ func Inspect() (Host, error) {
 		if err != nil {
 			return h, fmt.Errorf("look for ipv6: %w", err)
 		}
-		h.IPv6 = off == "0"
+		h.IPv6, h.IPv6Off = true, off != "0"
 	}
 	filters, err := filepath.Glob(filepath.Join(sysctlRoot, "net/ipv4/conf/*/rp_filter"))
 	if err != nil {

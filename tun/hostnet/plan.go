@@ -44,7 +44,8 @@ type Config struct {
 
 // Host is what a plan depends on.
 type Host struct {
-	IPv6         bool // the system has IPv6
+	IPv6         bool // the kernel knows IPv6: it is kept in, used or not
+	IPv6Off      bool // the administrator has turned it off: it gets no way out
 	StrictFilter bool // an interface drops packets that would not be answered through it (rp_filter 1)
 }
 
@@ -140,22 +141,24 @@ func NewPlan(cfg Config, host Host) (Plan, error) {
 	for _, f := range families {
 		add(Step{Kind: Rule, Family: f, Table: cfg.Table, Mark: cfg.Mark, Mask: cfg.Mask, Priority: cfg.Priority})
 	}
-	if host.IPv6 {
-		conf := "net/ipv6/conf/" + cfg.Device + "/"
-		add(Step{Kind: Sysctl, Key: conf + "disable_ipv6", Value: "0"})
-		add(Step{Kind: Sysctl, Key: conf + "addr_gen_mode", Value: "1"}) // no link-local address
+	use6 := host.IPv6 && !host.IPv6Off
+	if use6 {
+		add(Step{Kind: Sysctl, Key: "net/ipv6/conf/" + cfg.Device + "/disable_ipv6", Value: "0"})
 	}
 	for _, a := range cfg.Addresses {
-		if a.Is4() || host.IPv6 {
+		if a.Is4() || use6 {
 			add(Step{Kind: Address, Device: cfg.Device, Address: a})
 		}
 	}
 	add(Step{Kind: Link, Device: cfg.Device, MTU: cfg.MTU})
+	if !use6 {
+		families = families[:1]
+	}
 	for _, f := range families {
 		add(Step{Kind: TunRoute, Family: f, Table: cfg.Table, Device: cfg.Device})
 	}
 	if cfg.ResolvConf != "" {
-		add(Step{Kind: Resolver, Key: cfg.ResolvConf, Value: resolverFile(cfg.DNS, host.IPv6)})
+		add(Step{Kind: Resolver, Key: cfg.ResolvConf, Value: resolverFile(cfg.DNS, use6)})
 	}
 	return p, nil
 }

@@ -10,12 +10,14 @@ package hostnettest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -125,6 +127,7 @@ func NewOutside(tb testing.TB) Outside {
 		}
 		return setup("out0", "10.77.0.2/24", "fd77::2/64")
 	})
+	must(settle())
 	for _, via := range [][2]string{{"0.0.0.0/0", "10.77.0.2"}, {"::/0", "fd77::2"}} {
 		dst, err := netlink.ParseIPNet(via[0])
 		must(err)
@@ -133,6 +136,29 @@ func NewOutside(tb testing.TB) Outside {
 		must(netlink.RouteAdd(&netlink.Route{Dst: dst, Gw: gw.IP}))
 	}
 	return o
+}
+
+// settle waits until the kernel has done what it does by itself after phys0 has
+// come up.
+func settle() error {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for range 1000 {
+		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_LOCAL}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return err
+		}
+		own, multicast := false, false
+		for _, r := range routes {
+			own = own || r.Dst != nil && r.Dst.IP.String() == Near6
+			multicast = multicast || r.Dst != nil && r.Dst.String() == "ff00::/8"
+		}
+		if own && multicast {
+			return nil
+		}
+		<-tick.C
+	}
+	return errors.New("phys0 did not come up")
 }
 
 func makeNamespace() (netns.NsHandle, error) {
@@ -153,6 +179,10 @@ func makeNamespace() (netns.NsHandle, error) {
 func setup(name string, addresses ...string) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
+		return err
+	}
+	// No link-local address, which would come at a time of its own choice.
+	if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/addr_gen_mode", []byte("1"), 0); err != nil {
 		return err
 	}
 	for _, a := range addresses {

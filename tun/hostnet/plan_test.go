@@ -1,0 +1,81 @@
+package hostnet
+
+import (
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func TestPlanGolden(t *testing.T) {
+	tests := []struct {
+		name string
+		cfg  Config
+		host Host
+	}{
+		{"default", Config{Device: "cuttle0", MTU: 1500, ResolvConf: "/etc/resolv.conf"}, Host{IPv6: true}},
+		{"strict", Config{Device: "cuttle0"}, Host{IPv6: true, StrictFilter: true}},
+		{"ipv4", Config{Device: "cuttle0", ResolvConf: "/etc/resolv.conf"}, Host{}},
+		{"ipv6-off", Config{Device: "cuttle0", ResolvConf: "/etc/resolv.conf"}, Host{IPv6: true, IPv6Off: true}},
+		{"chosen", Config{Device: "tun7", MTU: 9000, Mark: 0x80000, Mask: 0xff0000, Table: 77, Priority: 100,
+			Addresses:  []netip.Addr{netip.MustParseAddr("100.64.0.1"), netip.MustParseAddr("fd00::1")},
+			DNS:        []netip.Addr{netip.MustParseAddr("100.64.0.53")},
+			ResolvConf: "/run/resolv.conf"}, Host{IPv6: true}},
+	}
+	for _, test := range tests {
+		p, err := NewPlan(test.cfg, test.host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join("testdata", test.name+".plan")
+		if *update {
+			if err := os.WriteFile(path, []byte(p.String()), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.String(); got != string(want) {
+			t.Errorf("plan %s is\n%s\nwant\n%s", test.name, got, want)
+		}
+	}
+}
+
+func TestPlanOrder(t *testing.T) {
+	p, err := NewPlan(Config{Device: "cuttle0", ResolvConf: "/etc/resolv.conf"}, Host{IPv6: true, StrictFilter: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := p.String()
+	for _, family := range []string{"ip -4 ", "ip -6 "} {
+		block, rule, way := strings.Index(text, family+"route add unreachable"), strings.Index(text, family+"rule"), strings.Index(text, family+"route add default dev")
+		if block < 0 || rule < block || way < rule {
+			t.Errorf("%sunreachable route, rule and way through the TUN are at %d, %d and %d: not in this order", family, block, rule, way)
+		}
+	}
+}
+
+func TestPlanRefusals(t *testing.T) {
+	for _, cfg := range []Config{
+		{},
+		{Device: "a-name-that-is-too-long"},
+		{Device: "../eth0"},
+		{Device: "cuttle0", MTU: 500},
+		{Device: "cuttle0", Mark: 0x10001, Mask: 0xffff},
+		{Device: "cuttle0", Table: 254},
+		{Device: "cuttle0", Table: -1},
+		{Device: "cuttle0", Priority: 32766},
+		{Device: "cuttle0", ResolvConf: "resolv.conf"},
+		{Device: "cuttle0", DNS: []netip.Addr{netip.MustParseAddr("fe80::1%eth0")}},
+	} {
+		if p, err := NewPlan(cfg, Host{IPv6: true}); err == nil {
+			t.Errorf("config %+v gave a plan:\n%s", cfg, p)
+		}
+	}
+}
