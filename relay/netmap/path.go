@@ -233,7 +233,8 @@ const (
 // search returns a path of at most that price, or nil if there is none. Drawing
 // walks with equal chances and keeping the first that is a path makes all paths
 // equally likely. If paths are so rare among walks that none comes up, a search
-// in random order decides whether there is one.
+// in random order decides whether there is one; on a map so large and hostile that
+// searchSteps do not suffice, it says no.
 func (g *graph) search(rng *rand.Rand, price int) []*Record {
 	for range sampleTries {
 		walk := g.walk(rng)
