@@ -38,7 +38,7 @@ func hello() *utls.ClientHelloSpec {
 			&utls.UtlsGREASEExtension{},
 			&utls.SNIExtension{},
 			&utls.ExtendedMasterSecretExtension{},
-			&utls.RenegotiationInfoExtension{Renegotiation: utls.RenegotiateOnceAsClient},
+			&utls.RenegotiationInfoExtension{Renegotiation: utls.RenegotiateNever},
 			&utls.SupportedCurvesExtension{Curves: []utls.CurveID{
 				grease, utls.X25519MLKEM768, utls.X25519, utls.CurveP256, utls.CurveP384,
 			}},

@@ -78,6 +78,7 @@ func many(t *testing.T, s Subject) {
 		c, err := s.Mask.Dial(ctx, new(net.Dialer), srv.To)
 		if err != nil {
 			t.Errorf("dial: %v", err)
+			_ = srv.Close() // nobody will come: end those who wait for us
 			return
 		}
 		want := bytes.Repeat([]byte{byte(rand.Uint32())}, 100_000)
