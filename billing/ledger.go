@@ -54,8 +54,9 @@ type job struct {
 // tx is one write transaction.
 type tx struct {
 	*sql.Tx
-	ctx context.Context //nolint:containedctx // lives as long as the transaction
-	l   *ledger
+	ctx   context.Context //nolint:containedctx // lives as long as the transaction
+	l     *ledger
+	wrote bool
 }
 
 func openLedger(path string, now func() time.Time, span time.Duration) (*ledger, error) {
@@ -162,8 +163,10 @@ func (l *ledger) transact(ctx context.Context, do func(*tx) error) error {
 	if err := t.Commit(); err != nil {
 		return errors.Join(l.fault(err), ignoreDone(t.Rollback()))
 	}
-	l.commits.Add(1)
-	l.broken.Store(nil)
+	if x.wrote {
+		l.commits.Add(1)
+		l.broken.Store(nil)
+	}
 	return nil
 }
 
@@ -237,6 +240,7 @@ func (l *ledger) close() error {
 }
 
 func (x *tx) exec(query string, args ...any) error {
+	x.wrote = true
 	_, err := x.ExecContext(x.ctx, query, args...)
 	return err
 }

@@ -267,8 +267,7 @@ func (n *Neighbor) onHello(b []byte) error {
 		if lost != "" {
 			n.quarrel(lost)
 		}
-		n.due.Store(n.meters[Sent].total.Load() != n.marked.Load())
-		n.out.Wake()
+		n.out.Wake() // a marker may have waited for this
 		n.judge()
 	})
 	return nil
