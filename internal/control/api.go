@@ -74,7 +74,6 @@ type Circuit struct {
 	Exit    string       `json:"exit"`    // node address of the last hop
 	Since   int64        `json:"since"`   // Unix seconds
 	Streams int          `json:"streams"` // open streams and UDP flows
-	RTT     float64      `json:"rtt_ms"`  // milliseconds to the exit and back, 0 when not measured
 }
 
 // Circuits is the answer to GET /v1/circuits.
@@ -94,28 +93,24 @@ const (
 	LinkRefused    LinkState = "refused"    // banned, or payment is due
 )
 
-// Cells counts whole cells of one link by who pays and at which tier, since the
-// link came up.
+// Cells counts whole cells of one link by who pays, since the link came up.
 type Cells struct {
 	Payer    string `json:"payer"` // "we" or "they"
-	Tier     uint8  `json:"tier"`
 	Sent     uint64 `json:"sent"`
 	Received uint64 `json:"received"`
 }
 
 // Neighbor is one neighbor and the link to it.
 type Neighbor struct {
-	Node          string    `json:"node"`
-	State         LinkState `json:"state"`
-	Mask          string    `json:"mask"`
-	Initiator     bool      `json:"initiator"` // we opened the link
-	Since         int64     `json:"since"`     // Unix seconds, when the link came up
-	RTT           float64   `json:"rtt_ms"`    // milliseconds, 0 when not measured
-	Circuits      int       `json:"circuits"`  // circuits on the link, everybody's
-	Cells         []Cells   `json:"cells"`
-	BytesSent     uint64    `json:"bytes_sent"`     // given to the mask
-	BytesReceived uint64    `json:"bytes_received"` // taken from the mask
-	Error         string    `json:"error"`          // why it is not up, "" when it is
+	Node      string    `json:"node"`
+	State     LinkState `json:"state"`
+	Mask      string    `json:"mask"`
+	Initiator bool      `json:"initiator"` // we opened the link
+	Since     int64     `json:"since"`     // Unix seconds, when the link came up
+	RTT       float64   `json:"rtt_ms"`    // milliseconds, 0 when not measured
+	Circuits  int       `json:"circuits"`  // circuits on the link, everybody's
+	Cells     []Cells   `json:"cells"`
+	Error     string    `json:"error"` // why it is not up, "" when it is
 }
 
 // Neighbors is the answer to GET /v1/neighbors.
@@ -153,24 +148,28 @@ type Payment struct {
 	Amount        string       `json:"amount"`        // the same in token, decimal
 	Tx            string       `json:"tx"`            // transaction hash, "" before it exists
 	Block         uint64       `json:"block"`         // 0 until it is in one
-	Confirmations uint64       `json:"confirmations"` // blocks on top, itself included
+	Confirmations uint64       `json:"confirmations"` // blocks on top, itself included; 0 for payments received, which are shown once confirmed
 	Time          int64        `json:"time"`          // Unix seconds, when it was journaled or announced
 }
 
 // Account is what is between us and one neighbor. Amounts ending in Units are
 // decimal strings of ledger units (1e-9 token), the others of whole token.
 type Account struct {
-	Node      string    `json:"node"`
-	Tallies   []Tally   `json:"tallies"`
-	Agreed    bool      `json:"agreed"` // every tally is equal
-	OwedUnits string    `json:"owed_units"`
-	Owed      string    `json:"owed"` // what we owe the neighbor now
-	DueUnits  string    `json:"due_units"`
-	Due       string    `json:"due"`    // what the neighbor owes us now
-	State     string    `json:"state"`  // "good", "warned", "throttled", "banned", "disputed"
-	Wallet    string    `json:"wallet"` // the neighbor's earning address, "" when unknown
-	Payments  []Payment `json:"payments"`
-	LastTally int64     `json:"last_tally"` // Unix seconds of the last comparison, 0 for never
+	Node        string    `json:"node"`
+	Tallies     []Tally   `json:"tallies"`
+	Agreed      bool      `json:"agreed"` // every tally is equal
+	OwedUnits   string    `json:"owed_units"`
+	Owed        string    `json:"owed"` // what we owe the neighbor now
+	DueUnits    string    `json:"due_units"`
+	Due         string    `json:"due"` // what the neighbor owes us now
+	EarnedUnits string    `json:"earned_units"`
+	Earned      string    `json:"earned"` // charged to the neighbor since the beginning
+	SpentUnits  string    `json:"spent_units"`
+	Spent       string    `json:"spent"`  // charged by the neighbor since the beginning
+	State       string    `json:"state"`  // "active", "cut", "disputed"
+	Reason      string    `json:"reason"` // why it is not active, in words
+	Wallet      string    `json:"wallet"` // the neighbor's earning address, "" when unknown
+	Payments    []Payment `json:"payments"`
 }
 
 // Wallet is one of our own addresses with what it holds.
@@ -192,8 +191,6 @@ type Ledger struct {
 	Block     uint64    `json:"block"` // newest block seen
 	Wallets   []Wallet  `json:"wallets"`
 	Accounts  []Account `json:"accounts"`
-	LastScan  int64     `json:"last_scan"` // Unix seconds, 0 for never
-	NextScan  int64     `json:"next_scan"` // Unix seconds, 0 for not planned
 	Problems  []Problem `json:"problems"`
 	TotalOwed string    `json:"total_owed"` // token, decimal
 	TotalDue  string    `json:"total_due"`  // token, decimal
