@@ -12,6 +12,8 @@ import (
 // LedgerUnit is how many ledger units one token has (docs/protocol.md section 7).
 const LedgerUnit = 1_000_000_000
 
+const maxTier = 63 // docs/protocol.md section 7
+
 // check reports the first value that cannot work, and what to write instead.
 func (c *Config) check() error {
 	for _, f := range []func() error{c.checkNode, c.checkClient, c.checkRelay, c.checkBilling} {
@@ -62,8 +64,8 @@ func (c *Config) checkClient() error {
 	if cl.Pool < 1 || cl.Pool > 16 {
 		return fmt.Errorf("client.pool %d: want 1 to 16", cl.Pool)
 	}
-	if cl.MaxTier < 0 || cl.MaxTier > 255 {
-		return fmt.Errorf("client.max_tier %d: want 0 to 255", cl.MaxTier)
+	if cl.MaxTier < 0 || cl.MaxTier > maxTier {
+		return fmt.Errorf("client.max_tier %d: want 0 to %d", cl.MaxTier, maxTier)
 	}
 	if cl.Enabled && len(c.Neighbor) == 0 {
 		return errors.New("client.enabled needs a [[neighbor]] with an address: the guard to connect to")
@@ -86,8 +88,8 @@ func (c *Config) checkClient() error {
 
 func (c *Config) checkRelay() error {
 	for key, v := range map[string]int{"relay.price": c.Relay.Price, "exit.price": c.Exit.Price} {
-		if v < 0 || v > 255 {
-			return fmt.Errorf("%s %d: want 0 to 255", key, v)
+		if v < 0 || v > maxTier {
+			return fmt.Errorf("%s %d: want 0 to %d", key, v, maxTier)
 		}
 	}
 	if w := c.Relay.Window; w != 0 && (w < 128 || w > 65536) {

@@ -1,0 +1,129 @@
+// Command cuttled is the daemon: client, relay and exit in one; its
+// configuration file says which. It parses flags and turns signals into an
+// end; everything else happens in internal/node. It is started by systemd or
+// by hand and is spoken to through the control socket (cmd/cuttle).
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"cuttle/billing/wallet"
+	"cuttle/internal/config"
+	"cuttle/internal/node"
+)
+
+const usage = `cuttled runs a Cuttle node.
+
+  cuttled -config FILE              run with this configuration (default /etc/cuttle/cuttled.toml)
+  cuttled check -config FILE        read the configuration and say what is wrong with it
+  cuttled identity -state DIR       print the node's address; makes its keys when missing
+  cuttled record -config FILE       print the node's signed record for a network map
+  cuttled wallet -out FILE -password-file FILE [-light]
+                                    make a keystore file (v3) and print its address
+  cuttled default-config            print the commented default configuration
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "cuttled:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	verb := "run"
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		verb, args = args[0], args[1:]
+	}
+	fs := flag.NewFlagSet("cuttled", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = func() { fmt.Fprint(stderr, usage) }
+	file := fs.String("config", "/etc/cuttle/cuttled.toml", "configuration file")
+	state := fs.String("state", "", "state directory")
+	out := fs.String("out", "", "keystore file to make")
+	password := fs.String("password-file", "", "file with the wallet's password")
+	light := fs.Bool("light", false, "cheaper key derivation, for small boards")
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q; see cuttled -help", fs.Arg(0))
+	}
+	switch verb {
+	case "run":
+		return serve(ctx, *file, stderr)
+	case "check":
+		_, err := config.Load(*file)
+		return err
+	case "identity":
+		if *state == "" {
+			return errors.New("identity: give the state directory with -state DIR")
+		}
+		id, err := node.LoadIdentity(*state)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(stdout, id.ID)
+		return nil
+	case "record":
+		cfg, err := config.Load(*file)
+		if err != nil {
+			return err
+		}
+		line, err := node.RecordLine(cfg)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(stdout, line)
+		return nil
+	case "wallet":
+		if *out == "" || *password == "" {
+			return errors.New("wallet: give -out FILE and -password-file FILE")
+		}
+		secret, err := wallet.ReadPassword(*password)
+		if err != nil {
+			return err
+		}
+		w, err := wallet.Create(*out, secret, *light)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(stdout, w)
+		return nil
+	case "default-config":
+		_, err := stdout.Write(config.Default())
+		return err
+	case "help":
+		fs.SetOutput(stdout)
+		fmt.Fprint(stdout, usage)
+		return nil
+	}
+	return fmt.Errorf("unknown verb %q; see cuttled help", verb)
+}
+
+func serve(ctx context.Context, file string, stderr io.Writer) error {
+	cfg, err := config.Load(file)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: cfg.Node.Log}))
+	n, err := node.New(cfg, log)
+	if err != nil {
+		return err
+	}
+	return n.Run(ctx)
+}

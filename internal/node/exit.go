@@ -1,0 +1,86 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+
+	"cuttle/internal/config"
+	"cuttle/relay/exit"
+)
+
+// systemResolver is where the machine's own name servers are listed.
+const systemResolver = "/etc/resolv.conf"
+
+func newExit(cfg *config.Config, mark func(network, address string, c syscall.RawConn) error) (*exit.Exit, error) {
+	policy, err := exitPolicy(cfg)
+	if err != nil {
+		return nil, err
+	}
+	resolvers, err := exitResolvers(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return exit.New(exit.Config{Policy: policy, Resolvers: resolvers, Self: ownAddresses, Control: mark})
+}
+
+func exitPolicy(cfg *config.Config) (*exit.Policy, error) {
+	text := exit.PolicyText{Ports: cfg.Exit.Ports}
+	for _, p := range cfg.Exit.Allow {
+		text.Allow = append(text.Allow, p.String())
+	}
+	return exit.ParsePolicy(text)
+}
+
+// exitResolvers returns the configured resolver, or the machine's own.
+func exitResolvers(cfg *config.Config) ([]netip.AddrPort, error) {
+	if r := cfg.Exit.Resolver; r != "" {
+		a, err := netip.ParseAddrPort(r)
+		if err != nil {
+			return nil, fmt.Errorf("exit.resolver: %w", err)
+		}
+		return []netip.AddrPort{a}, nil
+	}
+	b, err := os.ReadFile(systemResolver)
+	if err != nil {
+		return nil, fmt.Errorf("find a resolver: %w; set exit.resolver", err)
+	}
+	if out := nameservers(string(b)); len(out) > 0 {
+		return out, nil
+	}
+	return nil, errors.New("no resolver: /etc/resolv.conf names none; set exit.resolver")
+}
+
+// nameservers reads the nameserver lines of a resolv.conf (resolv.conf(5)).
+func nameservers(text string) []netip.AddrPort {
+	var out []netip.AddrPort
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) < 2 || f[0] != "nameserver" {
+			continue
+		}
+		if a, err := netip.ParseAddr(f[1]); err == nil {
+			out = append(out, netip.AddrPortFrom(a, 53))
+		}
+	}
+	return out
+}
+
+// ownAddresses lists this machine's addresses: an exit connects nobody to them.
+func ownAddresses() []netip.Addr {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil // loopback and private ones are refused anyway
+	}
+	var out []netip.Addr
+	for _, a := range list {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			out = append(out, p.Addr().Unmap())
+		}
+	}
+	return out
+}

@@ -1,0 +1,118 @@
+package node
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"cuttle/billing"
+	"cuttle/internal/control"
+)
+
+const reportTime = 5 * time.Second
+
+// Ledger tells what is between us and our neighbors.
+func (n *Node) Ledger() control.Ledger {
+	out := control.Ledger{
+		Schema: control.Schema, Mode: n.cfg.Billing.Mode,
+		Wallets: []control.Wallet{}, Accounts: []control.Account{}, Problems: []control.Problem{},
+	}
+	if n.book == nil {
+		return out
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), reportTime)
+	defer cancel()
+	r, err := n.book.Report(ctx)
+	if err != nil {
+		out.Problems = append(out.Problems, control.Problem{Text: "the ledger cannot be read: " + err.Error(), Hint: "the log says more"})
+		return out
+	}
+	out.ChainID, out.Token, out.Block, out.ChainOK = r.ChainID, r.Token, r.Head, !r.HeadTime.IsZero()
+	if r.Consuming != "" {
+		w := control.Wallet{Purpose: "consuming", Address: r.Consuming, Token: r.TokenBalance, Gas: r.GasBalance}
+		if !r.HeadTime.IsZero() {
+			w.Checked = r.HeadTime.Unix()
+		}
+		out.Wallets = append(out.Wallets, w)
+	}
+	if r.Earning != "" {
+		out.Wallets = append(out.Wallets, control.Wallet{Purpose: "earning", Address: r.Earning})
+	}
+	for _, p := range r.Problems {
+		out.Problems = append(out.Problems, control.Problem{Text: p})
+	}
+	var owed, due billing.Amount
+	for i := range r.Neighbors {
+		a := &r.Neighbors[i]
+		owed, due = owed+a.WeOwe, due+a.TheyOwe
+		out.Accounts = append(out.Accounts, accountOf(a))
+	}
+	out.TotalOwed, out.TotalDue = owed.String(), due.String()
+	return out
+}
+
+func accountOf(r *billing.NeighborReport) control.Account {
+	a := control.Account{
+		Node: r.Node.String(), State: r.Standing.String(), Reason: r.Reason, Agreed: true, Wallet: r.TheirPayTo,
+		OwedUnits: units(r.WeOwe), Owed: r.WeOwe.String(), DueUnits: units(r.TheyOwe), Due: r.TheyOwe.String(),
+		EarnedUnits: units(r.Earned), Earned: r.Earned.String(), SpentUnits: units(r.Spent), Spent: r.Spent.String(),
+		Tallies: []control.Tally{}, Payments: []control.Payment{},
+	}
+	if r.Dispute != "" && r.Standing == billing.Disputed {
+		a.Reason = r.Dispute
+	}
+	for _, c := range r.Counts {
+		payer := "they"
+		if c.WePay {
+			payer = "we"
+		}
+		for _, t := range []control.Tally{
+			{Direction: "sent", Ours: uint64(c.OursSent), Theirs: uint64(c.TheirsSent)},
+			{Direction: "received", Ours: uint64(c.OursReceived), Theirs: uint64(c.TheirsReceived)},
+		} {
+			t.Payer, t.Tier, t.Equal = payer, uint8(c.Tier), t.Ours == t.Theirs
+			a.Agreed = a.Agreed && t.Equal
+			a.Tallies = append(a.Tallies, t)
+		}
+	}
+	for _, p := range r.Payments {
+		a.Payments = append(a.Payments, control.Payment{
+			Direction: "out", State: outgoing(p.State), Units: units(p.Amount), Amount: p.Amount.String(),
+			Tx: p.Tx, Block: p.Block, Confirmations: p.Confirmations, Time: p.Planned.Unix(),
+		})
+	}
+	for _, p := range r.Receipts {
+		a.Payments = append(a.Payments, control.Payment{
+			Direction: "in", State: control.PaymentConfirmed, Units: units(p.Amount), Amount: p.Amount.String(), Tx: p.Tx, Block: p.Block,
+		})
+	}
+	return a
+}
+
+func units(a billing.Amount) string { return strconv.FormatInt(int64(a), 10) }
+
+// outgoing names the states of our own payments as the control socket does.
+func outgoing(state string) control.PaymentState {
+	switch state {
+	case "planned", "signed":
+		return control.PaymentPlanned
+	case "final":
+		return control.PaymentConfirmed
+	case "reverted", "superseded":
+		return control.PaymentFailed
+	default: // sent, mined
+		return control.PaymentPending
+	}
+}
+
+// Pay agrees on the counts with all neighbors and settles what is owed, however
+// little.
+func (n *Node) Pay(ctx context.Context) error {
+	if n.book == nil {
+		return &control.Error{Text: "nobody bills on this node", Hint: "billing.mode is none in its configuration"}
+	}
+	if err := n.book.Flush(ctx); err != nil {
+		n.log.Warn("some neighbors do not answer with their counts", "err", err)
+	}
+	return n.book.Settle(ctx)
+}

@@ -1,0 +1,122 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"path/filepath"
+	"time"
+
+	"cuttle/billing"
+	"cuttle/billing/evm"
+	"cuttle/billing/wallet"
+	"cuttle/internal/config"
+	"cuttle/relay/link"
+	"cuttle/relay/wire"
+)
+
+// openBook opens the ledger and, on a paid network, the wallet and the way to
+// the chain. It returns nil when nobody bills.
+func openBook(cfg *config.Config, self wire.NodeID, o *onward, log *slog.Logger) (*billing.Book, error) {
+	b := &cfg.Billing
+	if b.Mode == "none" {
+		return nil, nil //nolint:nilnil // no book is a valid outcome, and every user asks
+	}
+	direct, err := openDirect(b, o)
+	if err != nil {
+		return nil, err
+	}
+	credit, err := config.Amount(b.Credit)
+	if err != nil {
+		return nil, err
+	}
+	above, err := config.Amount(b.SettleAbove)
+	if err != nil {
+		return nil, err
+	}
+	return billing.Open(billing.Config{
+		Path: filepath.Join(cfg.Node.State, "ledger.db"), Self: self, Direct: direct,
+		Credit: billing.Amount(credit), SettleAbove: billing.Amount(above), SettleAfter: time.Duration(b.SettleAfter),
+		ScanEvery: time.Duration(b.Scan), PollEvery: min(time.Duration(b.Scan), billing.DefaultPollEvery), Log: log,
+	})
+}
+
+func openDirect(b *config.Billing, o *onward) (*billing.DirectConfig, error) {
+	fee, err := config.Wei(b.FeeCap)
+	if err != nil {
+		return nil, err
+	}
+	var token evm.Address
+	if err := token.UnmarshalText([]byte(b.Token)); err != nil {
+		return nil, fmt.Errorf("billing.token %q: want 0x and 40 hexadecimal digits", b.Token)
+	}
+	chain := evm.ClientConfig{Endpoints: b.RPC, ChainID: b.ChainID, Token: token}
+	if b.RPCThroughCircuits {
+		chain.DialContext = o.DialContext
+	}
+	client, err := evm.NewClient(chain)
+	if err != nil {
+		return nil, err
+	}
+	d := &billing.DirectConfig{
+		Client:   client,
+		Payments: evm.PaymentConfig{Confirmations: b.Confirmations, MaxFee: big.NewInt(fee)},
+	}
+	var consuming evm.Address
+	if b.Consuming != "" {
+		password, err := wallet.ReadPassword(b.PasswordFile)
+		if err != nil {
+			return nil, err
+		}
+		w, err := wallet.Open(b.Consuming, password)
+		if err != nil {
+			return nil, err
+		}
+		d.Wallet, consuming = w, w.Address()
+	}
+	if b.Earning == "" {
+		return nil, errors.New("billing.earning is empty: give the address that neighbors pay to")
+	}
+	if d.Earning, _, err = wallet.Earning(b.Earning, consuming, false); err != nil {
+		return nil, fmt.Errorf("billing.earning: %w", err)
+	}
+	return d, nil
+}
+
+// account is a neighbor's account as a link wants it: the two packages name
+// directions and payers for themselves, with the same values.
+type account struct{ *billing.Neighbor }
+
+var _ link.Account = account{}
+
+// Add counts cells.
+func (a account) Add(dir link.Direction, payer link.Payer, tier wire.Tier, n wire.Cells) {
+	a.Neighbor.Add(billing.Direction(dir), billing.Payer(payer), tier, n)
+}
+
+// accounts gives links their accounts in a book; a link whose account cannot be
+// opened ends, since nothing may be carried uncounted.
+func accounts(book *billing.Book, log *slog.Logger) func(*link.Link) link.Account {
+	if book == nil {
+		return nil
+	}
+	return func(l *link.Link) link.Account {
+		n, err := book.Neighbor(l.Peer().ID, l)
+		if err != nil {
+			log.Error("no account for a neighbor, its link ends", "err", err)
+			l.Close()
+			return &link.Counter{}
+		}
+		return account{n}
+	}
+}
+
+// runBook runs a book until ctx ends and closes it.
+func runBook(book *billing.Book) func(context.Context) error {
+	return func(ctx context.Context) error {
+		err := book.Run(ctx)
+		return errors.Join(err, book.Close())
+	}
+}
