@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,9 +30,10 @@ type Direction struct{ From, To netip.Addr }
 
 // Pump moves packets from a device through lines back into the device.
 type Pump struct {
-	device tun.Device
-	epoch  time.Time
-	wake   int // an eventfd: the writer sleeps on it
+	device  tun.Device
+	epoch   time.Time
+	wake    int         // an eventfd: the writer sleeps on it
+	closing atomic.Bool // errors of the device mean nothing any more
 
 	mu     sync.Mutex // guards everything below
 	lines  map[Direction]*queue
@@ -127,7 +129,10 @@ func (p *Pump) Run() error {
 }
 
 // Close ends Run.
-func (p *Pump) Close() error { return p.device.Close() }
+func (p *Pump) Close() error {
+	p.closing.Store(true)
+	return p.device.Close()
+}
 
 // read admits packets until the device is closed.
 func (p *Pump) read() error {
@@ -138,7 +143,7 @@ func (p *Pump) read() error {
 	}
 	for {
 		n, err := p.device.Read(bufs, sizes, headroom)
-		if errors.Is(err, os.ErrClosed) {
+		if errors.Is(err, os.ErrClosed) || err != nil && p.closing.Load() {
 			return nil
 		}
 		if err != nil && n == 0 && !malformed(err) {

@@ -23,14 +23,15 @@ const (
 // Emulator is the whole of it in one namespace: two devices, so that the two
 // directions of a pair use two cores, and the rules that lead into them.
 type Emulator struct {
-	seed  uint64
-	pumps [2]*Pump
+	seed   uint64
+	pumps  [2]*Pump
+	inside func(func() error) error // runs rule changes in the router's namespace
 }
 
 // NewEmulator makes the devices in the calling process's namespace, which must
 // be the router's.
 func NewEmulator(seed uint64) (*Emulator, error) {
-	e := &Emulator{seed: seed}
+	e := &Emulator{seed: seed, inside: func(f func() error) error { return f() }}
 	for i := range e.pumps {
 		p, err := newDevice(i)
 		if err != nil {
@@ -104,7 +105,7 @@ func (e *Emulator) serve(ctx context.Context, c net.Conn) {
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
 	defer func() { _ = c.Close() }()
-	talk(c, e.apply)
+	talk(c, func(r Request) error { return e.inside(func() error { return e.apply(r) }) })
 }
 
 // Close removes the devices; the rules go with the namespace.

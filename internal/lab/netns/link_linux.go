@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -88,4 +89,37 @@ func Router(name string) error {
 		}
 	}
 	return nil
+}
+
+// Refuse makes the router answer "host unreachable" for a network, or with
+// silent true drop what goes there without a word.
+func Refuse(name string, network netip.Prefix, silent bool) error {
+	h, err := open(name)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	kind := unix.RTN_UNREACHABLE
+	if silent {
+		kind = unix.RTN_BLACKHOLE
+	}
+	dst := &net.IPNet{IP: network.Addr().AsSlice(), Mask: net.CIDRMask(network.Bits(), network.Addr().BitLen())}
+	if err := h.RouteAdd(&netlink.Route{Dst: dst, Type: kind}); err != nil {
+		return fmt.Errorf("refuse %s in %s: %w", network, name, err)
+	}
+	return nil
+}
+
+// Dial connects from inside the namespace to an IP address and port.
+func Dial(ctx context.Context, name, network, address string) (net.Conn, error) {
+	if _, err := netip.ParseAddrPort(address); err != nil {
+		return nil, fmt.Errorf("dial in %s: %w", name, err) // a name would be resolved on other threads
+	}
+	var c net.Conn
+	err := Do(name, func() (err error) {
+		var d net.Dialer
+		c, err = d.DialContext(ctx, network, address)
+		return err
+	})
+	return c, err
 }

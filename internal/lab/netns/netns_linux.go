@@ -156,13 +156,25 @@ func enter(name string) error {
 	return nil
 }
 
-// onThread runs f on a thread of its own, which dies afterwards because it may
-// be in another namespace.
+// onThread runs f on a thread of its own and brings that back to the namespace
+// it came from. A thread that cannot be brought back dies.
 func onThread(f func() error) error {
 	done := make(chan error, 1)
-	go func() { // ends with f; its thread ends with it, being still locked
+	go func() { // ends with f
 		runtime.LockOSThread()
-		done <- f()
+		home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			done <- fmt.Errorf("open own namespace: %w", err)
+			return
+		}
+		err = f()
+		if back := unix.Setns(home, unix.CLONE_NEWNET); back == nil {
+			runtime.UnlockOSThread()
+		} else {
+			err = errors.Join(err, fmt.Errorf("leave namespace: %w", back))
+		}
+		_ = unix.Close(home)
+		done <- err
 	}()
 	return <-done
 }

@@ -5,12 +5,13 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"hash"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"sync"
+	"time"
 )
 
 const (
@@ -90,7 +91,7 @@ func (d *digests) of(n int64, canary string) string {
 	return sum()
 }
 
-func (s *Server) bytes(w http.ResponseWriter, r *http.Request) {
+func (d *digests) serve(w http.ResponseWriter, r *http.Request) {
 	n, err := strconv.ParseInt(r.PathValue("n"), 10, 64)
 	canary := r.URL.Query().Get("canary")
 	if err != nil || n < 0 || n > maxBytes || len(canary) > maxCanary {
@@ -100,7 +101,7 @@ func (s *Server) bytes(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("Content-Length", strconv.FormatInt(n, 10))
-	h.Set("X-SHA256", s.digests.of(n, canary))
+	h.Set("X-SHA256", d.of(n, canary))
 	if r.Method == http.MethodHead {
 		return
 	}
@@ -111,37 +112,70 @@ func (s *Server) bytes(w http.ResponseWriter, r *http.Request) {
 type received struct {
 	Bytes  int64  `json:"bytes"`
 	SHA256 string `json:"sha256,omitempty"`
+	Window int64  `json:"window,omitempty"` // bytes that came within the window asked for
 }
 
 func upload(w http.ResponseWriter, r *http.Request) {
+	var answer received
 	h := sha256.New()
-	take(w, r, h)
+	if err := take(r.Body, func(b []byte) {
+		answer.Bytes += int64(len(b))
+		_, _ = h.Write(b) // a hash never fails
+	}); err != nil {
+		http.Error(w, "the upload broke off", http.StatusBadRequest)
+		return
+	}
+	answer.SHA256 = hex.EncodeToString(h.Sum(nil))
+	reply(w, answer)
 }
 
-func sink(w http.ResponseWriter, r *http.Request) { take(w, r, nil) }
+func sink(w http.ResponseWriter, r *http.Request) {
+	skip, err1 := milliseconds(r, "skip")
+	window, err2 := milliseconds(r, "window")
+	if err1 != nil || err2 != nil {
+		http.Error(w, "want skip and window in milliseconds", http.StatusBadRequest)
+		return
+	}
+	var answer received
+	begin := time.Now()
+	if err := take(r.Body, func(b []byte) {
+		answer.Bytes += int64(len(b))
+		if at := time.Since(begin); at >= skip && at < skip+window {
+			answer.Window += int64(len(b))
+		}
+	}); err != nil {
+		http.Error(w, "the upload broke off", http.StatusBadRequest)
+		return
+	}
+	reply(w, answer)
+}
 
-// take reads the whole body, into h if there is one.
-func take(w http.ResponseWriter, r *http.Request, h hash.Hash) {
-	var n int64
+// milliseconds reads a parameter; none is zero.
+func milliseconds(r *http.Request, name string) (time.Duration, error) {
+	text := r.URL.Query().Get(name)
+	if text == "" {
+		return 0, nil
+	}
+	ms, err := strconv.ParseUint(text, 10, 31)
+	return time.Duration(ms) * time.Millisecond, err
+}
+
+// take reads all of body piece by piece.
+func take(body io.Reader, piece func([]byte)) error {
 	buf := make([]byte, chunkSize)
 	for {
-		m, err := r.Body.Read(buf)
-		n += int64(m)
-		if h != nil {
-			_, _ = h.Write(buf[:m]) // a hash never fails
-		}
-		if err == io.EOF {
-			break
+		n, err := body.Read(buf)
+		piece(buf[:n])
+		if errors.Is(err, io.EOF) {
+			return nil
 		}
 		if err != nil {
-			http.Error(w, "the upload broke off", http.StatusBadRequest)
-			return
+			return err
 		}
 	}
-	answer := received{Bytes: n}
-	if h != nil {
-		answer.SHA256 = hex.EncodeToString(h.Sum(nil))
-	}
+}
+
+func reply(w http.ResponseWriter, answer received) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(answer) // the caller has gone; nobody to tell
 }

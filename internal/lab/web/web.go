@@ -7,10 +7,10 @@
 // starts it inside the namespace cuttle-web; tests start it on loopback.
 //
 // Pages: /bytes/N (N bytes, their SHA-256 in X-SHA256; the same N gives the same
-// bytes), POST /upload (answers {"bytes","sha256"}), POST /sink (answers
-// {"bytes"}, cheaper), /ip (the caller's address), /delay/MS (waits).
+// bytes), POST /upload (answers {"bytes","sha256"}), POST /sink (counts
+// only: {"bytes"}, with ?skip=MS&window=MS also {"window"}, the bytes that came then), /ip (the caller's address), /delay/MS (waits).
 //
-// Server is safe for use by many connections; its only shared state is the
+// Server is safe for use by many connections; the only shared state is the
 // table of digests, under a mutex of its own.
 package web
 
@@ -44,14 +44,14 @@ type Config struct {
 // Server is everything that listens. Use New and Run.
 type Server struct {
 	cfg     Config
-	digests digests
+	handler http.Handler
 	serve   []func() error // one per listener, each ends when its listener is closed
 	close   []func() error
 }
 
 // New opens every socket, so that Run can say ready at once.
 func New(ctx context.Context, cfg Config) (*Server, error) {
-	s := &Server{cfg: cfg}
+	s := &Server{cfg: cfg, handler: Handler()}
 	for _, a := range cfg.Addresses {
 		if err := s.listen(ctx, a); err != nil {
 			return nil, errors.Join(err, s.shut())
@@ -146,7 +146,7 @@ func (s *Server) add(c io.Closer, serve func() error) {
 }
 
 func (s *Server) addHTTP(ln net.Listener, cert *tls.Certificate) {
-	h := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
+	h := &http.Server{Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
 	s.serve = append(s.serve, func() error {
 		if cert == nil {
 			return h.Serve(ln)
@@ -163,12 +163,14 @@ func (s *Server) addDNS(d *dns.Server, c io.Closer) {
 	s.close = append(s.close, c.Close)
 }
 
-func (s *Server) handler() http.Handler {
+// Handler is the web server alone, for those who listen themselves.
+func Handler() http.Handler {
 	mux := http.NewServeMux()
+	known := new(digests)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "<!doctype html><title>web.lab</title><p>The lab's outside server.</p>\n")
 	})
-	mux.HandleFunc("GET /bytes/{n}", s.bytes)
+	mux.HandleFunc("GET /bytes/{n}", known.serve)
 	mux.HandleFunc("POST /upload", upload)
 	mux.HandleFunc("POST /sink", sink)
 	mux.HandleFunc("GET /ip", func(w http.ResponseWriter, r *http.Request) {

@@ -1,0 +1,81 @@
+// Package lab builds a whole network on one machine: real cuttled processes in
+// network namespaces around a router that stands for the Internet, an outside
+// web server, and, if asked, a chain with a token to pay with.
+//
+// A Plan is pure: names, addresses, roles and neighbors from Options. A Lab is
+// the running thing: Build makes namespaces and servers, Start the daemons, and
+// Down removes all of it, also from another process or after a crash, by the
+// state file that is written before anything is made. The package refuses to
+// touch the namespace it is called in, and ends no process whose number and
+// start time it has not recorded.
+//
+// cmd/cuttle-lab, internal/lab/demo and internal/lab/bench use it. Verbs that
+// change a lab hold a file lock beside its state folder; a Lab value belongs to
+// one goroutine. All but the plan needs Linux and root.
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"cuttle/internal/lab/emulate"
+)
+
+// Options are what a lab is made of. They are kept in its state file.
+type Options struct {
+	Nodes   int           `json:"nodes"`   // relays, exits included
+	Exits   int           `json:"exits"`   // the last ones of them
+	Hops    int           `json:"hops"`    // of each circuit
+	Clients int           `json:"clients"` // with the VPN up
+	Mask    string        `json:"mask"`
+	Shape   emulate.Shape `json:"shape"` // of every path between relays, and between clients and relays
+	Billing bool          `json:"billing"`
+	Seed    uint64        `json:"seed"`
+	State   string        `json:"state"`  // folder of everything the lab writes
+	Prefix  string        `json:"prefix"` // of its namespaces' names
+	Bin     string        `json:"bin"`    // folder of cuttled and cuttle-lab-chain
+	Log     string        `json:"log"`    // level of the daemons
+}
+
+// Defaults are the options of a lab nobody has asked anything of.
+func Defaults() Options {
+	return Options{Nodes: 5, Exits: 2, Hops: 3, Clients: 1, Mask: "https", Seed: 1, State: "/run/cuttle-lab", Prefix: "cuttle-", Log: "info"}
+}
+
+const (
+	maxNodes   = 60 // a record lists at most 64 neighbors
+	maxClients = 100
+	maxGuards  = 3
+	maxHops    = 6
+)
+
+// masks are those that cuttled speaks.
+var masks = []string{"https", "plain"}
+
+// Check says what is wrong with the options.
+func (o Options) Check() error {
+	switch {
+	case o.Nodes < 1 || o.Nodes > maxNodes:
+		return fmt.Errorf("--nodes must be between 1 and %d", maxNodes)
+	case o.Exits < 1 || o.Exits > o.Nodes:
+		return errors.New("--exits must be between 1 and the number of nodes")
+	case o.Hops < 1 || o.Hops > maxHops:
+		return fmt.Errorf("--hops must be between 1 and %d", maxHops)
+	case o.Hops > o.Nodes:
+		return errors.New("--hops needs as many --nodes, since no circuit uses a relay twice")
+	case o.Hops > 1 && o.Exits == o.Nodes:
+		return errors.New("--exits must leave a relay for the first hop")
+	case o.Clients < 0 || o.Clients > maxClients:
+		return fmt.Errorf("--clients must be between 0 and %d", maxClients)
+	case !slices.Contains(masks, o.Mask):
+		return fmt.Errorf("--mask must be one of %s", strings.Join(masks, ", "))
+	case !filepath.IsAbs(o.State) || filepath.Clean(o.State) == "/":
+		return errors.New("--state must be an absolute path of a folder of its own")
+	case o.Prefix == "" || len(o.Prefix) > 32 || strings.ContainsAny(o.Prefix, "/ \t\n"):
+		return errors.New("--prefix must be a short word")
+	}
+	return o.Shape.Check()
+}
