@@ -1,0 +1,21 @@
+// Command cuttle is what people type: it asks the daemon behind the control
+// socket and prints the answer. It speaks to nothing else and changes nothing by
+// itself.
+//
+// Exit codes: 0 connected (or done), 3 disconnected, 4 connecting, 5 blocked or an
+// error, 10 not permitted, 2 a wrong command line.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
