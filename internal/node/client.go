@@ -185,9 +185,7 @@ func (c *client) mtu() int {
 // carry runs the pool and the stack until a wish for down (nil), the end of ctx
 // (nil), or a failure.
 func (c *client) carry(ctx context.Context, dev tun.Device) error {
-	pool, err := circuit.NewPool(circuit.PoolConfig{
-		Build: c.build.Build, Choose: c.choose, Opened: c.onward.opened, Ready: c.cfg.Client.Pool,
-	})
+	pool, err := c.newPool()
 	if err != nil {
 		return errors.Join(err, dev.Close())
 	}
@@ -215,6 +213,12 @@ func (c *client) carry(ctx context.Context, dev tun.Device) error {
 		c.waitDown(ctx)
 	})
 	return runParts(ctx, []part{{"circuits", ignoreEnd(pool.Run)}, {"netstack", st.Run}})
+}
+
+func (c *client) newPool() (*circuit.Pool, error) {
+	return circuit.NewPool(circuit.PoolConfig{
+		Build: c.build.Build, Choose: c.choose, Opened: c.onward.opened, Ready: c.cfg.Client.Pool,
+	})
 }
 
 func (c *client) waitDown(ctx context.Context) {

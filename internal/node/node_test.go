@@ -1,0 +1,273 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"cuttle/internal/config"
+	"cuttle/internal/control"
+	"cuttle/stack"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// network is some nodes of this process that speak over loopback.
+type network struct {
+	t     *testing.T
+	dir   string
+	names []string
+	nodes map[string]*Node
+	stop  map[string]func()
+	logs  *lockedBuffer
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port
+}
+
+// newNetwork runs a client c and relays r1..r3, the last an exit, in a chain of
+// neighbors c-r1-r2-r3.
+func newNetwork(t *testing.T, mask string) *network {
+	nw := &network{t: t, dir: t.TempDir(), names: []string{"c", "r1", "r2", "r3"}, nodes: map[string]*Node{}, stop: map[string]func(){}, logs: &lockedBuffer{}}
+	ids, ports := map[string]string{}, map[string]int{}
+	for _, name := range nw.names {
+		id, err := LoadIdentity(filepath.Join(nw.dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[name], ports[name] = id.ID.String(), freePort(t)
+	}
+	cfgs := map[string]*config.Config{}
+	var records strings.Builder
+	for i, name := range nw.names {
+		text := fmt.Sprintf("[node]\nstate = %q\ncontrol = %q\nmap = %q\nrelay = %v\nexit = %v\naccept_clients = true\n",
+			filepath.Join(nw.dir, name), filepath.Join(nw.dir, name+".sock"), filepath.Join(nw.dir, "map"), name != "c", name == "r3")
+		if name == "r3" {
+			text += "[exit]\nallow = [\"127.0.0.0/8\"]\nresolver = \"127.0.0.1:9\"\n"
+		}
+		if name != "c" {
+			text += fmt.Sprintf("[[listen]]\nmask = %q\naddress = \"127.0.0.1:%d\"\n", mask, ports[name])
+		}
+		if i > 1 { // the one before opens the link
+			text += fmt.Sprintf("[[neighbor]]\ndescriptor = \"cuttle://%s\"\n", ids[nw.names[i-1]])
+		}
+		if i < len(nw.names)-1 {
+			next := nw.names[i+1]
+			text += fmt.Sprintf("[[neighbor]]\ndescriptor = \"cuttle://%s@127.0.0.1:%d?mask=%s\"\n", ids[next], ports[next], mask)
+		}
+		cfg, err := config.Parse([]byte(text))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		cfgs[name] = cfg
+		if name != "c" {
+			line, err := RecordLine(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			records.WriteString(line + "\n")
+		}
+	}
+	if err := os.WriteFile(filepath.Join(nw.dir, "map"), []byte(records.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range nw.names {
+		nw.start(name, cfgs[name])
+	}
+	return nw
+}
+
+func (nw *network) start(name string, cfg *config.Config) {
+	nw.t.Helper()
+	n, err := New(cfg, slog.New(slog.NewTextHandler(nw.logs, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	if err != nil {
+		nw.t.Fatalf("%s: %v", name, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	nw.nodes[name] = n
+	nw.stop[name] = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			nw.t.Errorf("%s: %v", name, err)
+		}
+	})
+	nw.t.Cleanup(nw.stop[name])
+}
+
+// pool runs a circuit pool of the client, without a TUN.
+func (nw *network) pool() *onward {
+	nw.t.Helper()
+	c := nw.nodes["c"].client
+	p, err := c.newPool()
+	if err != nil {
+		nw.t.Fatal(err)
+	}
+	c.onward.pool.Store(p)
+	c.mu.Lock()
+	c.pool = p
+	c.mu.Unlock()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	nw.t.Cleanup(func() {
+		cancel()
+		<-done
+		c.onward.ending.Wait()
+	})
+	return c.onward
+}
+
+func flowTo(addr string) stack.Flow {
+	return stack.NewFlow(netip.MustParseAddrPort("10.0.0.1:1"), netip.MustParseAddrPort(addr))
+}
+
+func TestThreeHops(t *testing.T) {
+	for _, mask := range []string{"plain", "https"} {
+		t.Run(mask, func(t *testing.T) {
+			body := make([]byte, 8<<20)
+			_, _ = rand.Read(body)
+			web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				got, err := io.ReadAll(r.Body)
+				if err != nil || !bytes.Equal(got, body) {
+					w.WriteHeader(http.StatusBadRequest)
+				}
+				_, _ = w.Write(body)
+			}))
+			defer web.Close()
+			nw := newNetwork(t, mask)
+			o := nw.pool()
+			tr := &http.Transport{DialContext: o.DialContext}
+			defer tr.CloseIdleConnections()
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, web.URL+"/canary-path", bytes.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := (&http.Client{Transport: tr}).Do(req)
+			if err != nil {
+				t.Fatalf("%v\n%s", err, nw.logs)
+			}
+			defer resp.Body.Close()
+			got, err := io.ReadAll(resp.Body)
+			if err != nil || resp.StatusCode != http.StatusOK || !bytes.Equal(got, body) {
+				t.Fatalf("status %d, %d bytes, err %v; want 200 and the %d bytes sent", resp.StatusCode, len(got), err, len(body))
+			}
+			circuits := nw.nodes["c"].Circuits()
+			if len(circuits) == 0 || len(circuits[0].Hops) != 3 || circuits[0].Exit != nw.nodes["r3"].id.ID.String() {
+				t.Errorf("circuits = %+v, want one of three hops that ends at r3", circuits)
+			}
+			if port := web.URL[strings.LastIndex(web.URL, ":")+1:]; strings.Contains(nw.logs.String(), port) || strings.Contains(nw.logs.String(), "canary") {
+				t.Error("a log names the destination")
+			}
+		})
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	nw := newNetwork(t, "plain")
+	o := nw.pool()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for _, tc := range []struct {
+		to   string
+		want error
+	}{
+		{fmt.Sprintf("127.0.0.1:%d", freePort(t)), stack.ErrRefused},
+		{"192.168.1.1:80", stack.ErrProhibited},
+		{"169.254.169.254:80", stack.ErrProhibited},
+		{"[::1]:80", stack.ErrProhibited},
+	} {
+		if _, err := o.DialTCP(ctx, flowTo(tc.to)); !errors.Is(err, tc.want) {
+			t.Errorf("connect to %s: %v, want %v", tc.to, err, tc.want)
+		}
+	}
+}
+
+// When the only relay in the middle goes, flows end and the reason is told.
+func TestRelayGone(t *testing.T) {
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusOK)
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	}))
+	defer web.Close()
+	nw := newNetwork(t, "plain")
+	o := nw.pool()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	conn, err := o.DialTCP(ctx, flowTo(strings.TrimPrefix(web.URL, "http://")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	nw.stop["r2"]()
+	if n, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Errorf("read %d bytes after the relay went, want an error", n)
+	}
+	short, cancel2 := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel2()
+	_, err = o.DialTCP(short, flowTo(strings.TrimPrefix(web.URL, "http://")))
+	if !errors.Is(err, stack.ErrTimeout) || !strings.Contains(err.Error(), "next hop not connected") {
+		t.Errorf("connect without r2: %v, want a timeout that says why there is no circuit", err)
+	}
+}
+
+func TestNotAClient(t *testing.T) {
+	nw := newNetwork(t, "plain")
+	c, err := control.Dial(filepath.Join(nw.dir, "r1.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := c.Up(ctx); err == nil || !strings.Contains(control.Hint(err), "client.enabled") {
+		t.Errorf("up on a relay: %v, want an error whose hint names client.enabled", err)
+	}
+	st, err := c.Status(ctx)
+	if err != nil || st.State != control.StateOff || len(st.Roles) != 1 || st.Roles[0] != "relay" {
+		t.Errorf("status of a relay: %+v, %v", st, err)
+	}
+}
