@@ -36,7 +36,23 @@ type programs struct {
 	stack   *Stack
 	device  tun.Device
 	raw     chan []byte // copies of ICMP packets that came back
+	cancel  context.CancelFunc
+	done    chan error
 	running sync.WaitGroup
+}
+
+// stop ends the Stack, in time and without an error.
+func (p *programs) stop(t *testing.T) {
+	t.Helper()
+	p.cancel()
+	start := time.Now()
+	err, first := <-p.done
+	if took := time.Since(start); err != nil || took > closeTimeout {
+		t.Errorf("run ended with %v after %v", err, took)
+	}
+	if first {
+		close(p.done)
+	}
 }
 
 var (
@@ -76,14 +92,11 @@ func newPrograms(t *testing.T, d Dialer, limits Config) *programs {
 	}
 	p.net.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nicID}, {Destination: header.IPv6EmptySubnet, NIC: nicID}})
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	p.running.Go(func() { done <- s.Run(ctx) }) // ends with ctx
-	p.running.Go(func() { p.read(l) })          // ends when the pair is closed
+	p.cancel, p.done = cancel, make(chan error, 1)
+	p.running.Go(func() { p.done <- s.Run(ctx) }) // ends with ctx
+	p.running.Go(func() { p.read(l) })            // ends when the pair is closed
 	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("run: %v", err)
-		}
+		p.stop(t)
 		p.running.Wait()
 		p.net.Destroy()
 	})

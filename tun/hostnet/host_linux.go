@@ -7,8 +7,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -189,7 +191,43 @@ func bringUp(s Step) error {
 			return err
 		}
 	}
-	return netlink.LinkSetUp(link)
+	if err := netlink.LinkSetUp(link); err != nil {
+		return err
+	}
+	return awaitLocal(link)
+}
+
+// settleTime is how long the kernel may take to make addresses usable.
+const settleTime = 3 * time.Second
+
+// awaitLocal waits until the IPv6 addresses of link are in the local table. The
+// kernel puts them there later, from a queue of work; until then answers to
+// programs that use them would be dropped.
+func awaitLocal(link netlink.Link) error {
+	addresses, err := netlink.AddrList(link, netlink.FAMILY_V6)
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	deadline := time.Now().Add(settleTime)
+	for {
+		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6,
+			&netlink.Route{Table: unix.RT_TABLE_LOCAL, LinkIndex: link.Attrs().Index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
+		if err != nil {
+			return err
+		}
+		missing := slices.ContainsFunc(addresses, func(a netlink.Addr) bool {
+			return !a.IP.IsLinkLocalUnicast() && !slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Dst != nil && r.Dst.IP.Equal(a.IP) })
+		})
+		if !missing {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return errors.New("its ipv6 addresses did not become usable")
+		}
+		<-tick.C
+	}
 }
 
 // removeRule removes our rule, however many times it is there.
