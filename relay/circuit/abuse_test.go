@@ -197,6 +197,58 @@ func TestSlowReader(t *testing.T) {
 	})
 }
 
+// TestOverBudget has many downloads wait at a relay with little memory: it
+// closes the fullest circuits, tells both sides, and serves the rest.
+func TestOverBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const circuits, limit = 8, 300 * 1800 // about 300 cells
+		tn := newNet(t, 4, func(i int, cfg *SwitchConfig) {
+			if i == 3 {
+				cfg.Serve = func(x *Terminal) (Handler, error) {
+					go func() { // ends with the circuit
+						for x.Send(wire.Reliable, []byte("bulk")) == nil {
+						}
+					}()
+					return func(wire.Class, []byte) error { return nil }, nil
+				}
+			}
+		})
+		tn.nodes[1].cfg.Budget = link.NewBudget(limit)
+		gate := newGate()
+		ci, cj := gate.pipe()
+		tn.connect(0, 1, ci, cj)
+		tn.connect(1, 2, nil, nil)
+		tn.connect(2, 3, nil, nil)
+		var all []*Circuit
+		for range circuits {
+			c := tn.mustBuild(1, 2, 3)
+			c.Attach(func(wire.Class, []byte) error { return nil })
+			all = append(all, c)
+		}
+		gate.shut()
+		for _, c := range all {
+			if err := c.Send(wire.Reliable, []byte("go")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if q := tn.nodes[1].cfg.Budget.Queued(); q > limit+64*1800 {
+			t.Errorf("%d bytes are queued, the budget is %d", q, limit)
+		}
+		open := tn.nodes[1].sw.Open()
+		if open == 0 || open == circuits {
+			t.Errorf("%d of %d circuits are left, want some", open, circuits)
+		}
+		gate.open()
+		for _, n := range tn.nodes {
+			n.kill()
+		}
+		for _, c := range all {
+			<-c.Done()
+		}
+	})
+}
+
 // TestForwardingAllocatesNothing sends through three hops and counts.
 func TestForwardingAllocatesNothing(t *testing.T) {
 	const batch = 2000
@@ -226,7 +278,11 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 		<-arrived
 	}
 	send() // rings and pools grow
-	if perRun := testing.AllocsPerRun(5, send); perRun > batch/20 {
+	most := float64(batch) / 20
+	if raceEnabled { // the race detector empties pools at random
+		most = 3 * batch
+	}
+	if perRun := testing.AllocsPerRun(5, send); perRun > most {
 		t.Errorf("%v allocations for %d cells, want next to none", perRun, batch)
 	}
 	c.Close()

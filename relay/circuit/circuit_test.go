@@ -3,8 +3,10 @@ package circuit
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"cuttle/relay/link"
 	"cuttle/relay/wire"
@@ -57,12 +59,23 @@ func TestTransfersBothWays(t *testing.T) {
 	}
 }
 
-// checkCounts compares both ends' cell counts of every link.
+// checkCounts compares both ends' cell counts of every link, once the last
+// cells have been counted.
 func checkCounts(t *testing.T, tn *testNet, hops int) {
 	t.Helper()
+	settle := func(equal func() bool) {
+		for deadline := time.Now().Add(10 * time.Second); !equal() && time.Now().Before(deadline); {
+			runtime.Gosched()
+		}
+	}
 	for i := range hops {
-		a := tn.nodes[i].link(tn.nodes[i+1].cfg.ID).Status().Cells
-		b := tn.nodes[i+1].link(tn.nodes[i].cfg.ID).Status().Cells
+		la, lb := tn.nodes[i].link(tn.nodes[i+1].cfg.ID), tn.nodes[i+1].link(tn.nodes[i].cfg.ID)
+		settle(func() bool {
+			a, b := la.Status().Cells, lb.Status().Cells
+			return a[link.Sent][link.WePay] == b[link.Received][link.TheyPay] && a[link.Received][link.WePay] == b[link.Sent][link.TheyPay]
+		})
+		a := la.Status().Cells
+		b := lb.Status().Cells
 		if a[link.Sent][link.WePay] != b[link.Received][link.TheyPay] {
 			t.Errorf("link %d: sent %d, the neighbor received %d", i, a[link.Sent][link.WePay], b[link.Received][link.TheyPay])
 		}

@@ -207,11 +207,11 @@ func TestPoolSaysWhy(t *testing.T) {
 	})
 }
 
-// TestPoolBacksOff counts what an hour without success costs.
+// TestPoolBacksOff counts what ten minutes without success cost.
 func TestPoolBacksOff(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(*PoolConfig)
-		most   int // attempts in an hour
+		most   int // attempts in ten minutes
 	}{
 		"no path": {func(cfg *PoolConfig) {
 			choose := cfg.Choose
@@ -219,18 +219,18 @@ func TestPoolBacksOff(t *testing.T) {
 				_, _ = choose(avoid)
 				return nil, netmap.ErrNoRoute
 			}
-		}, 300},
-		"circuits that close at once": {func(cfg *PoolConfig) { cfg.Opened = (*Circuit).Close }, 3600*buildRate + defaultReady + buildSpare},
+		}, 60},
+		"circuits that close at once": {func(cfg *PoolConfig) { cfg.Opened = (*Circuit).Close }, 600*buildRate + defaultReady + buildSpare},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				pn := newPoolNet(t, test.change)
-				time.Sleep(time.Hour)
+				time.Sleep(10 * time.Minute)
 				pn.mu.Lock()
 				n := len(pn.asked)
 				pn.mu.Unlock()
-				if n < 50 || n > test.most {
-					t.Errorf("%d attempts in an hour, want 50 to %d", n, test.most)
+				if n < 15 || n > test.most {
+					t.Errorf("%d attempts in ten minutes, want 15 to %d", n, test.most)
 				}
 			})
 		})

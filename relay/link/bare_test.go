@@ -206,6 +206,7 @@ func TestBudgetClosesTheFullest(t *testing.T) {
 	smallLane, _ := q.open(small, newSink(0))
 	sendCells(smallLane, 100)
 	sendCells(bulkLane, 1000)
+	p.a.tellBereft()
 	select {
 	case <-bulk.closed:
 	default:
@@ -236,6 +237,7 @@ func TestQueueHasAnEnd(t *testing.T) {
 	r := newSink(0)
 	a, _ := p.open(r, newSink(0))
 	sendCells(a, 500)
+	p.a.tellBereft()
 	select {
 	case <-r.closed:
 	default:

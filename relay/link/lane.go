@@ -23,7 +23,7 @@ type Receiver interface {
 	// with Lane.Grant.
 	Cell(c *wire.Cell)
 	// Closed says that the lane ended without a Close of ours. It is called at
-	// most once, possibly by another goroutine than the reader and beside Cell.
+	// most once, possibly by Run's own goroutine and beside Cell.
 	Closed()
 }
 
@@ -180,10 +180,11 @@ func (ln *Lane) announce() {
 // The Receiver is not called again, except for calls already under way.
 func (ln *Lane) Close() { ln.shut() }
 
-// evict is Close for a reason of the link's own: the Receiver is told.
+// evict is Close for a reason of the link's own: the Receiver is told. Whoever
+// called Send may hold locks of the Receiver's, so another goroutine tells it.
 func (ln *Lane) evict() {
 	if r := ln.shut(); r != nil {
-		r.Closed()
+		ln.link.bereave(r)
 	}
 }
 

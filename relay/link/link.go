@@ -110,7 +110,7 @@ type Link struct {
 	sealer *onion.Sealer // the writer's
 	recv   receiver
 
-	mu       sync.Mutex // guards the fields up to old
+	mu       sync.Mutex // guards the fields up to bereft
 	ended    bool
 	lanes    map[wire.CircuitID]*Lane
 	nextOurs wire.CircuitID
@@ -120,11 +120,13 @@ type Link struct {
 	grants   []*Lane
 	fresh    laneList
 	old      laneList
+	bereft   []Receiver // of lanes that were evicted, to be told by watch
 
-	queued  atomic.Int64 // cells in all lanes
-	arrived atomic.Int64 // when something arrived last, on the link's clock
-	wakeup  chan struct{}
-	once    sync.Once // guards err and done
+	queued  atomic.Int64  // cells in all lanes
+	arrived atomic.Int64  // when something arrived last, on the link's clock
+	wakeup  chan struct{} // capacity 1: there is something to send
+	tell    chan struct{} // capacity 1: somebody is bereft
+	once    sync.Once     // guards err and done
 	err     error
 	done    chan struct{}
 	ping    pinger
@@ -135,7 +137,7 @@ func newLink(conn net.Conn, cfg Config, peer Peer, initiator bool, s *onion.Seal
 		conn: conn, peer: peer, initiator: initiator, budget: cfg.Budget,
 		maxWindow: int64(cfg.MaxWindow), maxLanes: cfg.MaxLanes, start: time.Now(),
 		lanes: make(map[wire.CircuitID]*Lane), nextOurs: 1,
-		wakeup: make(chan struct{}, 1), done: make(chan struct{}),
+		wakeup: make(chan struct{}, 1), tell: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	l.sealer, l.recv.opener = s, o
 	if !initiator {
@@ -235,7 +237,29 @@ func (l *Link) Run(ctx context.Context, sw Switch) error {
 	return fmt.Errorf("link: %w", l.err)
 }
 
-// watch sees to keepalive and returns when the link is done.
+// bereave has a receiver told that its lane is gone.
+func (l *Link) bereave(r Receiver) {
+	l.mu.Lock()
+	l.bereft = append(l.bereft, r)
+	l.mu.Unlock()
+	select {
+	case l.tell <- struct{}{}:
+	default:
+	}
+}
+
+// tellBereft calls Closed for the lanes that were evicted.
+func (l *Link) tellBereft() {
+	l.mu.Lock()
+	bereft := l.bereft
+	l.bereft = nil
+	l.mu.Unlock()
+	for _, r := range bereft {
+		r.Closed()
+	}
+}
+
+// watch sees to keepalive and evicted lanes and returns when the link is done.
 func (l *Link) watch(ctx context.Context) {
 	tick := time.NewTicker(keepaliveTick)
 	defer tick.Stop()
@@ -247,6 +271,8 @@ func (l *Link) watch(ctx context.Context) {
 		case <-ctx.Done():
 			l.fail(ctx.Err())
 			return
+		case <-l.tell:
+			l.tellBereft()
 		case <-tick.C:
 			if l.now()-time.Duration(l.arrived.Load()) >= deadAfter {
 				l.fail(errDead)
@@ -268,6 +294,7 @@ func (l *Link) endLanes() {
 			r.Closed()
 		}
 	}
+	l.tellBereft()
 }
 
 // now is the link's clock: time since it was made, never 0.
