@@ -131,7 +131,7 @@ func TestChoose(t *testing.T) {
 			c.change(&cons)
 			rng := rand.New(rand.NewPCG(1, 2))
 			got := map[string]int{}
-			const draws = 2000
+			const draws = 500
 			for range draws {
 				path, err := Choose(rng, m, cons)
 				if !errors.Is(err, c.err) || (err == nil) != (path != nil) {

@@ -34,7 +34,7 @@ func TestDestinationHides(t *testing.T) {
 		}
 	}
 	// As text, as the bytes of the address, and as the number netip keeps them in.
-	canaries := []string{"198.51.100", "198 51 100", "c633644d", ":61234", fmt.Sprint(0xffffc633644d), fmt.Sprintf("%b", 0xffffc633644d)}
+	canaries := []string{"198.51.100", "198 51 100", "c633644d", ":61234", fmt.Sprint(int64(0xffffc633644d)), fmt.Sprintf("%b", int64(0xffffc633644d))}
 	for _, canary := range canaries {
 		if printed := strings.ToLower(out.String()); strings.Contains(printed, canary) {
 			t.Errorf("%q was printed", canary)
