@@ -52,8 +52,11 @@ func (p published) Open(name string) (fs.File, error) {
 		}
 	}
 	f, err := p.FS.Open(name)
-	if err != nil {
+	if errors.Is(err, fs.ErrPermission) {
 		return nil, err
+	}
+	if err != nil {
+		return nil, refused // a link that leads out of the folder is not there either
 	}
 	info, err := f.Stat()
 	if err != nil {
