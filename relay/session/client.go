@@ -36,6 +36,9 @@ func (c *Client) Close() { c.m.close() }
 // Streams counts streams and flows that are open.
 func (c *Client) Streams() int { return c.m.count() }
 
+// Dropped counts datagrams of either direction that were dropped at this end.
+func (c *Client) Dropped() uint64 { return c.m.dropped() }
+
 // DialTCP opens a stream to dst and waits until the exit has connected it. An
 // *Error says why it has not.
 func (c *Client) DialTCP(ctx context.Context, dst netip.AddrPort) (*Stream, error) {

@@ -30,21 +30,20 @@ type Flow struct {
 	sent  chan struct{} // closed when the flow has been announced, or ended
 	dead  atomic.Bool   // failure is set
 
-	mu        sync.Mutex // guards the rest
-	readable  sync.Cond
-	queue     ring
-	partial   *datagram // fragments so far
-	since     time.Time // of the first fragment
-	skipping  bool      // the rest of a datagram that was given up
-	failure   error     // *Error
-	closed    bool      // Close was called: reads give net.ErrClosed
-	answered  bool      // ready is closed
-	told      bool      // sent is closed
-	out       outgoing
-	readBy    deadline
-	onFail    func()        // once, when failure is set; must not block
-	heard     func()        // on each datagram that arrives; must not block
-	forgotten atomic.Uint64 // datagrams dropped on arrival
+	mu       sync.Mutex // guards the rest
+	readable sync.Cond
+	queue    ring
+	partial  *datagram // fragments so far
+	since    time.Time // of the first fragment
+	skipping bool      // the rest of a datagram that was given up
+	failure  error     // *Error
+	closed   bool      // Close was called: reads give net.ErrClosed
+	answered bool      // ready is closed
+	told     bool      // sent is closed
+	out      outgoing
+	readBy   deadline
+	onFail   func() // once, when failure is set; must not block
+	heard    func() // on each datagram that arrives; must not block
 }
 
 func newFlow(m *mux, id wire.StreamID) *Flow {
@@ -197,7 +196,7 @@ func (f *Flow) datagram(p []byte, more bool) error {
 	}
 	if f.partial != nil && time.Since(f.since) > assemblyAge {
 		f.dropPartial()
-		f.forgotten.Add(1)
+		f.m.lost.Add(1)
 	}
 	if f.partial == nil && !f.skipping {
 		f.partial = newDatagram()
@@ -208,7 +207,7 @@ func (f *Flow) datagram(p []byte, more bool) error {
 	}
 	if !f.skipping && !f.assemble(p) {
 		f.dropPartial()
-		f.forgotten.Add(1)
+		f.m.lost.Add(1)
 		f.skipping = true // what is left of this datagram
 	}
 	if more {
@@ -251,7 +250,7 @@ func (f *Flow) deliver(d *datagram) {
 		old := f.queue.pop()
 		f.m.memory.free(cap(old.b))
 		old.release()
-		f.forgotten.Add(1)
+		f.m.lost.Add(1)
 	}
 	if f.heard != nil {
 		f.heard()
@@ -337,7 +336,7 @@ func (f *Flow) unread() int {
 func (f *Flow) shed() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.forgotten.Add(uint64(f.queue.len()))
+	f.m.lost.Add(uint64(f.queue.len()))
 	f.drop()
 }
 

@@ -32,7 +32,9 @@ func flowTo(t testing.TB, s *session) *Flow {
 	return f
 }
 
-func TestDatagrams(t *testing.T) {
+func TestDatagrams(t *testing.T) { synctest.Test(t, datagramsBothWays) }
+
+func datagramsBothWays(t *testing.T) {
 	o, far := socket()
 	s := connect(t, o, Config{})
 	f := flowTo(t, s)
@@ -85,7 +87,7 @@ func TestLostFragment(t *testing.T) {
 				f := flowTo(t, s)
 				writeAll(t, f, string(make([]byte, 2*maxFragment+10)))
 				synctest.Wait()
-				time.Sleep(2 * assemblyAge) //nolint:forbidigo // the bubble's clock
+				time.Sleep(2 * assemblyAge)
 				writeAll(t, f, "next")
 				synctest.Wait()
 				var got []byte
@@ -210,7 +212,7 @@ func TestIdleFlow(t *testing.T) {
 				}
 				start := time.Now()
 				// Traffic half-way starts the time anew.
-				time.Sleep(20 * time.Second) //nolint:forbidigo // the bubble's clock
+				time.Sleep(20 * time.Second)
 				writeAll(t, f, "again")
 				_, err := f.Read(b)
 				wantCode(t, "idle flow", err, wire.CodeEnded)

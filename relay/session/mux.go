@@ -3,6 +3,7 @@ package session
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"cuttle/relay/wire"
 )
@@ -60,6 +61,7 @@ type mux struct {
 	memory  memory
 	control control
 	sending datagrams
+	lost    atomic.Uint64                   // datagrams dropped on arrival
 	accept  func(f wire.SessionFrame) error // a peer's OPEN; nil at the client
 	onEnd   func()                          // once, after every end has been told
 
@@ -238,6 +240,9 @@ func (m *mux) remove(id wire.StreamID) {
 	delete(m.ends, id)
 	m.mu.Unlock()
 }
+
+// dropped counts datagrams that a full queue or an incomplete assembly has cost.
+func (m *mux) dropped() uint64 { return m.sending.dropped.Load() + m.lost.Load() }
 
 func (m *mux) count() int {
 	m.mu.Lock()

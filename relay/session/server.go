@@ -42,6 +42,9 @@ func (s *Server) Close() { s.m.close() }
 // Streams counts streams and flows that are open.
 func (s *Server) Streams() int { return s.m.count() }
 
+// Dropped counts datagrams of either direction that were dropped at this end.
+func (s *Server) Dropped() uint64 { return s.m.dropped() }
+
 // accept takes an OPEN and starts a goroutine that serves the stream, or has it
 // refused when there are too many.
 func (s *Server) accept(ctx context.Context, f wire.SessionFrame) error {

@@ -69,7 +69,7 @@ func TestWindowGrows(t *testing.T) {
 					}
 					n += k
 					if tt.pause > 0 {
-						time.Sleep(tt.pause) //nolint:forbidigo // the bubble's clock
+						time.Sleep(tt.pause)
 					}
 				}
 				if got := b.window.size; got != tt.window {
@@ -135,13 +135,13 @@ func TestLinger(t *testing.T) {
 				}
 				tt.peer(b)
 				for a.m.count() > 0 {
-					time.Sleep(time.Millisecond) //nolint:forbidigo // the bubble's clock
+					time.Sleep(time.Millisecond)
 				}
 				if got := time.Since(start).Round(time.Second); got != tt.took {
 					t.Errorf("over after %v, want %v", got, tt.took)
 				}
 				synctest.Wait()
-				time.Sleep(10 * time.Millisecond) //nolint:forbidigo // the bubble's clock
+				time.Sleep(10 * time.Millisecond)
 				if tt.want == 0 {
 					if err := b.Err(); err != nil {
 						t.Errorf("peer: got %v, want no error", err)
@@ -163,7 +163,7 @@ func TestCloseUnread(t *testing.T) {
 		a, b, end := delayed(t, time.Millisecond, Config{})
 		defer end()
 		writeAll(t, a, "unread")
-		time.Sleep(5 * time.Millisecond) //nolint:forbidigo // the bubble's clock
+		time.Sleep(5 * time.Millisecond)
 		_ = b.Close()
 		_, err := a.Read(make([]byte, 1))
 		wantCode(t, "writer", err, wire.CodeReset)
