@@ -350,18 +350,54 @@ func getBlock(ctx context.Context, ec *ethclient.Client, number *big.Int) (*bloc
 	return b, nil
 }
 
-// limited bounds the size of an answer: one larger is cut, which no JSON parser
-// accepts.
+// limited bounds the size of an answer (one larger is cut, which no JSON parser
+// accepts) and asks again when an endpoint is busy for a moment: every call here
+// may be repeated, a broadcast of the same bytes too.
 type limited struct {
 	next http.RoundTripper
 	max  int64
 }
 
+const (
+	maxTries   = 3
+	firstPause = 50 * time.Millisecond
+)
+
 func (l limited) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := l.next.RoundTrip(r)
-	if err != nil {
-		return nil, err
+	for try := 0; ; try++ {
+		resp, err := l.next.RoundTrip(r)
+		last := try == maxTries-1 || r.GetBody == nil
+		switch {
+		case err != nil && (last || r.Context().Err() != nil):
+			return nil, err
+		case err == nil && (last || !busy(resp.StatusCode)):
+			return l.bound(resp)
+		case err == nil:
+			resp.Body.Close()
+		}
+		select {
+		case <-time.After(firstPause<<try + rand.N(firstPause)):
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+		body, err := r.GetBody()
+		if err != nil {
+			return nil, err
+		}
+		r = r.Clone(r.Context())
+		r.Body = body
 	}
+}
+
+func busy(status int) bool {
+	switch status {
+	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+func (l limited) bound(resp *http.Response) (*http.Response, error) {
 	if resp.ContentLength > l.max {
 		resp.Body.Close()
 		return nil, fmt.Errorf("answer of %d bytes is over the limit", resp.ContentLength)

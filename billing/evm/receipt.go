@@ -17,7 +17,8 @@ var transferTopic = crypto.Keccak256Hash([]byte("Transfer(address,address,uint25
 
 // Bounds of one scan.
 const (
-	startRange   = 500   // blocks asked for at first
+	startRange   = 500 // blocks asked for at first
+	minRange     = 10
 	maxRange     = 5000  // blocks asked for at most
 	maxTransfers = 10000 // logs accepted in one answer
 )
@@ -109,10 +110,10 @@ func (r *Receipts) step(ctx context.Context) (booked int, done bool, err error) 
 		return err
 	})
 	if err != nil {
-		r.span = max(r.span/2, 1)
+		r.span = max(r.span/2, minRange) // an endpoint's limits show as errors of all kinds
 		return 0, false, err
 	}
-	r.span = min(r.span+r.span/4+1, maxRange)
+	r.span = min(2*r.span, maxRange)
 	switch {
 	case fork != nil:
 		if err := r.inbox.Rewind(ctx, *fork); err != nil {

@@ -7,8 +7,6 @@ replace cuttle => ../../../
 require (
 	cuttle v0.0.0-00010101000000-000000000000
 	github.com/ethereum/go-ethereum v1.17.10
-	go.uber.org/goleak v1.3.0
-	modernc.org/sqlite v1.60.0
 )
 
 require (
@@ -44,6 +42,7 @@ require (
 	github.com/ethereum/go-bigmodexpfix v0.0.0-20250911101455-f9e208c548ab // indirect
 	github.com/ferranbt/fastssz v0.1.4 // indirect
 	github.com/fjl/jsonw v0.1.0 // indirect
+	github.com/fsnotify/fsnotify v1.6.0 // indirect
 	github.com/getsentry/sentry-go v0.27.0 // indirect
 	github.com/go-logr/logr v1.4.4 // indirect
 	github.com/go-logr/stdr v1.2.2 // indirect
@@ -112,4 +111,5 @@ require (
 	modernc.org/libc v1.77.1 // indirect
 	modernc.org/mathutil v1.7.1 // indirect
 	modernc.org/memory v1.12.1 // indirect
+	modernc.org/sqlite v1.60.0 // indirect
 )
