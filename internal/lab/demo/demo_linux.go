@@ -240,7 +240,7 @@ func (r *run) settle(ctx context.Context) (account, error) {
 		case <-ctx.Done():
 			return a, ctx.Err()
 		case <-t.C:
-			if err == nil && a.quiet() {
+			if err == nil && a.quiet() && a.owing() {
 				paid = false // what came since: ask again
 			}
 		}
@@ -327,7 +327,7 @@ func (r *run) balance(ctx context.Context, node string, transfers []lab.Transfer
 // settled tells whether all books agree and nothing but dust is open.
 func (a account) settled() bool {
 	for _, e := range a.edges {
-		if !e.equal || !e.fit || e.open[0] > dust || e.open[1] > dust {
+		if !e.equal || !e.fit {
 			return false
 		}
 	}
@@ -341,12 +341,17 @@ func (a account) settled() bool {
 			return false
 		}
 	}
-	return len(a.edges) > 0 && len(a.payments) > 0
+	return len(a.edges) > 0 && len(a.payments) > 0 && !a.owing()
 }
 
 // quiet tells whether no payment is under way.
 func (a account) quiet() bool {
 	return !slices.ContainsFunc(a.payments, func(p payment) bool { return !p.ok })
+}
+
+// owing tells whether more than dust is open.
+func (a account) owing() bool {
+	return slices.ContainsFunc(a.edges, func(e edge) bool { return e.open[0] > dust || e.open[1] > dust })
 }
 
 // dust is what may be open at the end, in ledger units: the client's calls to
