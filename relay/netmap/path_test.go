@@ -216,7 +216,7 @@ func paths(m *Map, c Constraints) (out [][]*Record) {
 func TestChooseRandomMaps(t *testing.T) {
 	rng := rand.New(rand.NewPCG(9, 9))
 	found, none := 0, 0
-	for range 150 {
+	for range 100 {
 		n := byte(2 + rng.IntN(7))
 		specs := make([]spec, n)
 		for i := range specs {

@@ -106,7 +106,7 @@ func TestRecordLayout(t *testing.T) {
 func TestRecordTampering(t *testing.T) {
 	b := sign(t, 1, fullRecord()).Bytes()
 	rng := rand.New(rand.NewPCG(1, 1))
-	for i := range b {
+	for i := 0; i < len(b); i += raceStride {
 		bad := bytes.Clone(b)
 		bad[i] ^= 1 << rng.IntN(8)
 		if _, err := Parse(bad); err == nil {

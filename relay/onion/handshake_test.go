@@ -56,7 +56,7 @@ func flips(t *testing.T, what string, msg []byte, try func([]byte) error) {
 	if len(msg) > wire.HopMsg1Size {
 		stride = 5
 	}
-	for i := 0; i < len(msg); i += stride {
+	for i := 0; i < len(msg); i += stride * raceStride {
 		bad := bytes.Clone(msg)
 		bad[i] ^= 1 << rng.IntN(8)
 		if try(bad) == nil {
