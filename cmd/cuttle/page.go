@@ -210,7 +210,7 @@ func dashZero(n uint64) string {
 
 // ago tells how long ago a Unix time was, in one unit.
 func (p *page) ago(unix int64) string {
-	if unix == 0 {
+	if unix <= 0 {
 		return "-"
 	}
 	return span(p.now.Sub(time.Unix(unix, 0))) + " ago"
