@@ -73,7 +73,7 @@ const (
 type Config struct {
 	Device tun.Device   // closed when Run returns
 	Dialer Dialer       // carries the flows
-	Log    *slog.Logger // says what ended; never an address
+	Log    *slog.Logger // start and end, with totals; never an address
 
 	MTU          int // of the device, bytes; 0: Device.MTU()
 	PathMTU      int // largest UDP packet with DF that is taken, bytes; 0: 1500
@@ -160,6 +160,7 @@ func (s *Stack) Run(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("start netstack: %w", err), s.cfg.Device.Close())
 	}
 	reading := make(chan error, 1)
+	s.cfg.Log.Debug("netstack started", "mtu", s.cfg.MTU, "offloads", s.link.offloads)
 	go func() { reading <- s.link.read() }() // ends when the device is closed or fails
 	var failed error
 	read := false
@@ -176,6 +177,8 @@ func (s *Stack) Run(ctx context.Context) error {
 	if !read {
 		<-reading
 	}
+	stats := s.Stats()
+	s.cfg.Log.Debug("netstack stopped", "received", stats.Received, "sent", stats.Sent, "dropped", stats.Dropped)
 	if err == nil {
 		s.net.Wait() // every flow has ended, so this is short
 	}

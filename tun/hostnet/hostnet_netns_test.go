@@ -310,19 +310,28 @@ func markedIn(t *testing.T, o hostnettest.Outside, filter, near, far string) {
 
 const childState = "CUTTLE_TEST_CHILD_STATE"
 
-// TestHoldPlan is what the child of TestRecoverAfterKill does: it applies a plan
-// and waits to be killed. Alone it applies nothing and has nothing to check.
-func TestHoldPlan(t *testing.T) {
-	state := os.Getenv(childState)
-	if state == "" {
-		return
+// holdPlan is what the child of TestRecoverAfterKill does: it applies a plan and
+// waits to be killed.
+func holdPlan(state string) error {
+	d, err := tun.Open("cuttle0", 1500)
+	if err != nil {
+		return err
 	}
-	openTUN(t)
-	if _, err := Apply(state, planFor(t, Config{Device: "cuttle0", ResolvConf: filepath.Join(state, "resolv.conf")})); err != nil {
-		t.Fatal(err)
+	defer d.Close()
+	host, err := Inspect()
+	if err != nil {
+		return err
+	}
+	p, err := NewPlan(Config{Device: "cuttle0", ResolvConf: filepath.Join(state, "resolv.conf")}, host)
+	if err != nil {
+		return err
+	}
+	if _, err := Apply(state, p); err != nil {
+		return err
 	}
 	fmt.Println("applied")
-	_, _ = io.ReadAll(os.Stdin)
+	_, err = io.ReadAll(os.Stdin)
+	return err
 }
 
 func TestRecoverAfterKill(t *testing.T) {
@@ -335,7 +344,7 @@ func TestRecoverAfterKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := dump(t, resolver)
-	cmd := exec.Command("/proc/self/exe", "-test.run=^TestHoldPlan$", "-test.v")
+	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), childState+"="+state)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	hold, err := cmd.StdinPipe()
