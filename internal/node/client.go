@@ -86,24 +86,24 @@ func (c *client) set(s control.State, problem error) {
 }
 
 // snapshot returns the state for people.
-func (c *client) snapshot() (state control.State, since time.Time, problem error, circuits []circuit.Status) {
+func (c *client) snapshot() (state control.State, since time.Time, circuits []circuit.Status, problem error) {
 	c.mu.Lock()
 	state, since, problem = c.state, c.since, c.problem
 	pool := c.pool
 	c.mu.Unlock()
 	if pool == nil {
-		return state, since, problem, nil
+		return state, since, nil, problem
 	}
 	circuits = pool.Circuits()
 	if state == control.StateConnecting {
 		for _, s := range circuits {
 			if s.Open && !s.Retiring {
-				return control.StateUp, since, nil, circuits
+				return control.StateUp, since, circuits, nil
 			}
 		}
 		problem = pool.Failure()
 	}
-	return state, since, problem, circuits
+	return state, since, circuits, problem
 }
 
 // run follows wishes until ctx ends, and leaves the host as it was.

@@ -36,7 +36,6 @@ type neighborhood struct {
 	listeners []listener
 	raw       obfs.Dialer
 	mapped    *netmap.Map
-	strangers bool // accept nodes that are not in known
 	known     map[wire.NodeID]obfs.Descriptor
 	log       *slog.Logger
 	cameUp    func() // called after a link came up; must not block

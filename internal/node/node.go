@@ -30,6 +30,9 @@ import (
 	"cuttle/tun/hostnet"
 )
 
+// exitBudget bounds the receive buffers of one session at an exit, bytes.
+const exitBudget = 16 << 20
+
 // Node is one node. Run it once.
 type Node struct {
 	cfg     *config.Config
@@ -103,7 +106,7 @@ func (n *Node) newSwitch() (*circuit.Switch, error) {
 			return nil, err
 		}
 		sc.Serve = func(t *circuit.Terminal) (circuit.Handler, error) {
-			s := session.NewServer(t, ex.Circuit(), session.Config{})
+			s := session.NewServer(t, ex.Circuit(), session.Config{Budget: exitBudget})
 			n.serving.Go(func() { // ends with the circuit
 				<-t.Done()
 				s.Close()

@@ -20,7 +20,7 @@ var _ control.Node = (*Node)(nil)
 
 // Status tells what the node is doing.
 func (n *Node) Status() control.Status {
-	state, since, problem, circuits := n.client.snapshot()
+	state, since, circuits, problem := n.client.snapshot()
 	s := control.Status{
 		Schema: control.Schema, Version: version(), Node: n.id.ID.String(), Roles: n.roles(),
 		State: state, Since: since.Unix(), PID: os.Getpid(), Started: n.started.Unix(),
@@ -71,7 +71,7 @@ func version() string {
 
 // Circuits lists our own circuits.
 func (n *Node) Circuits() []control.Circuit {
-	_, _, _, list := n.client.snapshot()
+	_, _, list, _ := n.client.snapshot()
 	out := make([]control.Circuit, 0, len(list))
 	for _, c := range list {
 		out = append(out, n.describe(c))

@@ -159,6 +159,7 @@ func (c *Circuit) join(ctx context.Context, h *onion.HopInitiator) error {
 			return err
 		}
 		return c.path.Add(keys)
+	default:
+		return errMessage
 	}
-	return errMessage
 }

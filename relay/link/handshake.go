@@ -67,6 +67,16 @@ func (c *Config) suites() []onion.Suite {
 	return onion.DefaultSuites()
 }
 
+// firstMessages is the memory of nodes that bring none: 16 bytes each.
+var firstMessages = onion.NewReplayCache(1 << 14)
+
+func (c *Config) seen() *onion.ReplayCache {
+	if c.Seen != nil {
+		return c.Seen
+	}
+	return firstMessages
+}
+
 // withDeadline runs the handshake f; when the time is over, or ctx, what it
 // reads and writes fails. conn is closed unless f succeeds.
 func withDeadline(ctx context.Context, conn net.Conn, f func() (*onion.LinkKeys, error)) (*onion.LinkKeys, error) {
@@ -120,6 +130,9 @@ func respond(conn net.Conn, cfg Config) (peer Peer, _ *onion.LinkKeys, err error
 	h, record, err := onion.AcceptLink(cfg.ID, cfg.Key, msg1)
 	if err != nil {
 		return peer, nil, err
+	}
+	if cfg.seen().Seen(msg1[:wire.KEMEncSize]) {
+		return peer, nil, onion.ErrReplayed
 	}
 	if peer, err = cfg.Check(record); err != nil {
 		return peer, nil, err

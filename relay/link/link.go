@@ -78,6 +78,9 @@ type Config struct {
 	// Check judges the record of a neighbor that dialled us: signature, validity,
 	// whether we want it. It is called before we answer.
 	Check func(record []byte) (Peer, error)
+	// Seen remembers first messages, so that a recorded one is left unanswered;
+	// shared by all links of a node. nil: a memory of this process's own.
+	Seen *onion.ReplayCache
 	// Accounts gives a new link its account; nil: a Counter.
 	Accounts func(*Link) Account
 	// Budget is shared by all links of a node; nil: one of its own for each link.

@@ -107,12 +107,18 @@ func (l *Link) frame(f *wire.Frame) error {
 		return l.account.Message(f.Body)
 	case wire.FrameCreate:
 		return l.create(f)
+	default:
+		return l.laneFrame(f)
 	}
+}
+
+// laneFrame takes the frames that belong to a lane that is there.
+func (l *Link) laneFrame(f *wire.Frame) error {
 	ln := l.lookup(f.Circuit)
 	if ln == nil {
 		return errCircuit
 	}
-	switch f.Type {
+	switch f.Type { //nolint:exhaustive // frame took the others
 	case wire.FrameCredit:
 		if !ln.addCredit(f.Credit) {
 			return errState
@@ -159,7 +165,7 @@ func (l *Link) cell(f *wire.Frame) error {
 	ln.mu.Lock()
 	st, r, answered := ln.state, ln.recv, ln.answered
 	ln.mu.Unlock()
-	if st != open && !(st == closing && answered) {
+	if st != open && (st != closing || !answered) {
 		return errState
 	}
 	if !ln.in.arrive() {

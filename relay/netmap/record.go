@@ -16,11 +16,14 @@ const (
 	recordVersion   = 1
 	signatureDomain = "cuttle record v1\x00"
 
-	// MaxMasks, MaxPorts and MaxNeighbors bound a record's lists.
+	maxMaskName = 16
+)
+
+// Bounds of a record's lists.
+const (
 	MaxMasks     = 8
 	MaxPorts     = 32
 	MaxNeighbors = 64
-	maxMaskName  = 16
 )
 
 // Roles are what a node offers; none is a node that only originates.

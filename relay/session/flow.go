@@ -340,8 +340,10 @@ func (f *Flow) shed() {
 	f.drop()
 }
 
-// LocalAddr and RemoteAddr hide where the flow comes from and goes to.
-func (f *Flow) LocalAddr() net.Addr  { return hiddenAddr{} }
+// LocalAddr shows nothing.
+func (f *Flow) LocalAddr() net.Addr { return hiddenAddr{} }
+
+// RemoteAddr shows nothing.
 func (f *Flow) RemoteAddr() net.Addr { return hiddenAddr{} }
 
 // SetDeadline sets the read deadline; writes never wait.

@@ -14,7 +14,6 @@ type Server struct {
 	serving atomic.Int64  // streams with a goroutine
 	opening atomic.Int64  // of these, those whose destination is being connected
 	queries chan struct{} // one token per DNS query
-	stop    context.CancelFunc
 }
 
 // NewServer starts a session on c whose streams end at opener's sockets. Its

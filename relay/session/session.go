@@ -94,7 +94,6 @@ var (
 	errProtocol = errors.New("protocol violation")
 	errNumbers  = errors.New("stream numbers used up")
 	errSize     = errors.New("datagram too large")
-	errNotReady = errors.New("stream not open")
 )
 
 // Config bounds a session. Zero fields get the defaults named at each.

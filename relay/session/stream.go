@@ -415,8 +415,10 @@ func (s *Stream) Err() error {
 	return s.failure
 }
 
-// LocalAddr and RemoteAddr hide where the stream comes from and goes to.
-func (s *Stream) LocalAddr() net.Addr  { return hiddenAddr{} }
+// LocalAddr shows nothing.
+func (s *Stream) LocalAddr() net.Addr { return hiddenAddr{} }
+
+// RemoteAddr shows nothing.
 func (s *Stream) RemoteAddr() net.Addr { return hiddenAddr{} }
 
 // String names a stream by its number, never by where it goes.
