@@ -59,7 +59,7 @@ func (f Flow) LogValue() slog.Value { return slog.StringValue(hidden) }
 func (f Flow) MarshalText() ([]byte, error) { return []byte(hidden), nil }
 
 // Errors that a Dialer returns (found with errors.Is) and what the program
-// sees. Any other error is a reset for TCP and ICMP host unreachable for UDP.
+// sees. Any other error is a reset for TCP and silence for UDP.
 var (
 	ErrRefused         = errors.New("connection refused")           // TCP RST; ICMP port unreachable: ECONNREFUSED
 	ErrHostUnreachable = errors.New("host unreachable")             // ICMP host unreachable: EHOSTUNREACH
