@@ -80,7 +80,7 @@ func Build(ctx context.Context, opts Options, say func(string)) (*Lab, error) {
 	}
 	l := &Lab{opts: opts, plan: plan, lock: lock, say: say}
 	if err := l.sweep(); err != nil {
-		return nil, errors.Join(err, l.unlock())
+		return nil, errors.Join(err, dropLock(lock))
 	}
 	l.state = &state{
 		Version: stateVersion, Options: opts, Namespaces: plan.Namespaces(),
@@ -101,7 +101,7 @@ func Open(ctx context.Context, folder string) (*Lab, error) {
 	}
 	l, err := View(folder)
 	if err != nil {
-		return nil, errors.Join(err, lock.Close())
+		return nil, errors.Join(err, dropLock(lock))
 	}
 	l.lock = lock
 	return l, nil
@@ -124,44 +124,70 @@ func View(folder string) (*Lab, error) {
 }
 
 // Close lets go of the lab, which goes on running.
-func (l *Lab) Close() error { return l.unlock() }
-
-func (l *Lab) unlock() error {
+func (l *Lab) Close() error {
 	if l.lock == nil {
 		return nil
 	}
-	err := l.lock.Close()
-	l.lock = nil
-	return err
+	return l.lock.Close()
 }
+
+// lockPath is the file whose lock allows to change the lab in a folder.
+func lockPath(folder string) string { return filepath.Clean(folder) + ".lock" }
 
 // takeLock waits a moment for another verb to end.
 func takeLock(ctx context.Context, folder string) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(folder), 0o755); err != nil {
 		return nil, fmt.Errorf("make folder: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Clean(folder)+".lock", os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock the lab: %w", err)
-	}
 	t := time.NewTicker(pollPeriod)
 	defer t.Stop()
 	for deadline := time.Now().Add(3 * time.Second); ; {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return f, nil
-		case !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
-			return nil, errors.Join(fmt.Errorf("lock the lab: %w", err), f.Close())
-		case time.Now().After(deadline):
-			return nil, errors.Join(errors.New("another cuttle-lab is at work on this lab; wait for it or end it"), f.Close())
+		f, err := tryLock(lockPath(folder))
+		if f != nil || err != nil {
+			return f, err
+		}
+		if time.Now().After(deadline) {
+			return nil, errors.New("another cuttle-lab is at work on this lab; wait for it or end it")
 		}
 		select {
 		case <-ctx.Done():
-			return nil, errors.Join(ctx.Err(), f.Close())
+			return nil, ctx.Err()
 		case <-t.C:
 		}
 	}
+}
+
+// tryLock gives nil without an error when somebody else has the lock, or has
+// just removed the file.
+func tryLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the lab: %w", err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR) {
+		return nil, f.Close()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the lab: %w", err), f.Close())
+	}
+	ours, err1 := f.Stat()
+	there, err2 := os.Stat(path)
+	if err1 != nil || err2 != nil || !os.SameFile(ours, there) {
+		return nil, f.Close()
+	}
+	return f, nil
+}
+
+// dropLock removes the lock's file, which only its holder may, and the lock.
+func dropLock(f *os.File) error {
+	if f == nil {
+		return nil
+	}
+	if err := os.Remove(f.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(fmt.Errorf("remove lock: %w", err), f.Close())
+	}
+	return f.Close()
 }
 
 // sweep makes room: it removes what a crashed lab has left in our folder, and
@@ -265,7 +291,12 @@ func (l *Lab) buildNamespaces(ctx context.Context) error {
 
 // Down ends every process, removes every namespace and file, and gives up the
 // lock. The Lab is of no use afterwards.
-func (l *Lab) Down() error { return errors.Join(remove(l.state), l.unlock()) }
+func (l *Lab) Down() error {
+	if err := remove(l.state); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	return dropLock(l.lock)
+}
 
 // remove takes away what a state file tells of.
 func remove(s *state) error {
@@ -286,9 +317,6 @@ func remove(s *state) error {
 	if err := os.RemoveAll(s.Options.State); err != nil {
 		return fmt.Errorf("remove state folder: %w", err)
 	}
-	if err := os.Remove(filepath.Clean(s.Options.State) + ".lock"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove lock: %w", err)
-	}
 	return nil
 }
 
@@ -305,7 +333,7 @@ func RemoveOrphans(ctx context.Context, folder, prefix string) ([]string, error)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = lock.Close() }()
+	defer func() { _ = dropLock(lock) }()
 	if _, err := loadState(folder); !errors.Is(err, ErrNoLab) {
 		return nil, errors.Join(errors.New("this folder has a lab: end it with cuttle-lab down"), err)
 	}

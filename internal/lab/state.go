@@ -69,6 +69,9 @@ func loadState(folder string) (*state, error) {
 	if s.Version != stateVersion {
 		return nil, fmt.Errorf("the lab's state has version %d, this program knows %d: use the cuttle-lab that made it", s.Version, stateVersion)
 	}
+	if filepath.Clean(s.Options.State) != filepath.Clean(folder) {
+		return nil, errors.New("the lab's state is damaged: it belongs to another folder")
+	}
 	if err := s.Options.Check(); err != nil {
 		return nil, fmt.Errorf("the lab's state is damaged: %w", err)
 	}

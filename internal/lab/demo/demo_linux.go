@@ -53,6 +53,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	defer func() {
 		r.say("Cleaning up.")
 		err = errors.Join(err, r.lab.Down())
+		if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+			err = errors.New("interrupted; everything that was made is removed")
+		}
 	}()
 	if err := r.show(ctx); err != nil {
 		return err

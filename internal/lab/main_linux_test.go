@@ -1,0 +1,12 @@
+package lab
+
+import (
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	Hidden()
+	goleak.VerifyTestMain(m)
+}
