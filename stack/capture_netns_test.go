@@ -356,7 +356,7 @@ func ping(family, proto int, far netip.Addr, request []byte) error {
 	}
 	defer unix.Close(fd)
 	level, option := unix.SOL_IP, unix.IP_RECVERR
-	var to unix.Sockaddr = &unix.SockaddrInet4{}
+	var to unix.Sockaddr
 	if far.Is4() {
 		to = &unix.SockaddrInet4{Addr: far.As4()}
 	} else {

@@ -152,9 +152,9 @@ func (b *batch) fill(fd int) bool {
 		b.iov[0], b.iov[1] = b.hdr[:], p.Data
 		n, err := unix.Readv(fd, b.iov[:])
 		switch {
-		case err == unix.EINTR:
+		case errors.Is(err, unix.EINTR):
 			continue
-		case err == unix.EAGAIN:
+		case errors.Is(err, unix.EAGAIN):
 			return b.n > 0
 		case err != nil:
 			b.err = err
@@ -192,7 +192,7 @@ func (d *native) Write(vs []Vector) (int, error) {
 		switch _, err := writev(d.fd, s.iov); {
 		case err == nil:
 			taken++
-		case err == unix.EBADFD:
+		case errors.Is(err, unix.EBADFD):
 			return taken, ErrClosed
 		default:
 			failed = err

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -52,7 +53,8 @@ func listen(path, group string) (net.Listener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
-	ln, err := net.Listen("unix", path)
+	var lc net.ListenConfig
+	ln, err := lc.Listen(context.Background(), "unix", path)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +107,8 @@ func removeStale(path string) error {
 	if info.Mode().Type() != fs.ModeSocket {
 		return fmt.Errorf("%s is there and is not a socket", path)
 	}
-	c, err := net.DialTimeout("unix", path, answerAfter)
+	d := net.Dialer{Timeout: answerAfter}
+	c, err := d.DialContext(context.Background(), "unix", path)
 	if err == nil {
 		return errors.Join(fmt.Errorf("%s: another daemon answers there", path), c.Close())
 	}

@@ -22,7 +22,7 @@ type listener struct {
 	ln      net.Listener
 	site    *site
 	gate    *gate
-	h2      *http2.Server
+	h2      *http2.Server //nolint:staticcheck // deprecated, yet the one way to stand between TLS and HTTP/2
 	tunnels chan *tunnel // unbuffered: a tunnel waits for Accept, for switchTimeout
 
 	once   sync.Once
@@ -55,7 +55,7 @@ func listen(ln net.Listener, o obfs.Options) (*listener, error) {
 		closed:    make(chan struct{}),
 		served:    make(chan struct{}),
 		strangers: list.New(),
-		h2:        &http2.Server{IdleTimeout: visitTimeout, WriteByteTimeout: visitTimeout},
+		h2:        &http2.Server{IdleTimeout: visitTimeout, WriteByteTimeout: visitTimeout}, //nolint:staticcheck // see listener.h2
 	}
 	srv := &http.Server{
 		Handler:           l,

@@ -29,7 +29,7 @@ func (m *memory) live() error {
 }
 
 func name(s Step) (key, value string) {
-	switch s.Kind {
+	switch s.Kind { //nolint:exhaustive // the others need no value
 	case Sysctl, Resolver:
 		return s.Key, s.Value
 	}
