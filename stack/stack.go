@@ -175,7 +175,7 @@ func (s *Stack) Run(ctx context.Context) error {
 		err = errors.Join(err, fmt.Errorf("close device: %w", cerr))
 	}
 	if !read {
-		_ = <-reading // ErrClosed
+		<-reading //nolint:errcheck // ErrClosed
 	}
 	stats := s.Stats()
 	s.cfg.Log.Debug("netstack stopped", "received", stats.Received, "sent", stats.Sent, "dropped", stats.Dropped)

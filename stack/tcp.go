@@ -296,7 +296,7 @@ func splice(ctx context.Context, e *endpoint, conn Conn) {
 		_ = conn.Reset()
 	}
 	for ; left > 0; left-- {
-		_ = <-ended
+		<-ended //nolint:errcheck // told already
 	}
 	e.close()
 }

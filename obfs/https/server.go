@@ -23,7 +23,7 @@ type listener struct {
 	site    *site
 	gate    *gate
 	h2      *http2.Server //nolint:staticcheck // deprecated, yet the one way to stand between TLS and HTTP/2
-	tunnels chan *tunnel // unbuffered: a tunnel waits for Accept, for switchTimeout
+	tunnels chan *tunnel  // unbuffered: a tunnel waits for Accept, for switchTimeout
 
 	once   sync.Once
 	closed chan struct{} // closed by Close
