@@ -190,10 +190,15 @@ func isDaemon(name string) bool { return name != "web" && name != "chain" && nam
 func report(w io.Writer, c Config, rows []row) error {
 	var b strings.Builder
 	warmup, window := c.times(false)
-	fmt.Fprintf(&b, "%d cores (%s), %d relays, everything on this machine. Bulk: %v after %v of warm-up, uploads counted at the receiver.\n"+
+	control, err := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control")
+	if err != nil {
+		return fmt.Errorf("read congestion control: %w", err)
+	}
+	fmt.Fprintf(&b, "%d cores (%s), %d relays, everything on this machine, kernel's congestion control %s.\n"+
+		"Bulk: %v after %v of warm-up (longer on bad links), uploads counted at the receiver.\n"+
 		"First byte: from before the name is resolved and a new connection opened to the first byte of a 10 kB page.\n"+
 		"CPU: user and system time of all processes, per 10^9 bytes delivered by 8 downloads; of the daemons alone in parentheses.\n\n",
-		runtime.NumCPU(), runtime.GOARCH, c.Options.Nodes, window, warmup)
+		runtime.NumCPU(), runtime.GOARCH, c.Options.Nodes, strings.TrimSpace(string(control)), window, warmup)
 	b.WriteString("| configuration | down Gbit/s 1 / 8 flows | up 1 / 8 | ratio of 8 downloads to kernel routing | CPU s/GB | first byte ms idle p50 / p99 | beside 8 downloads p50 / p99 |\n")
 	b.WriteString("|---|---|---|---|---|---|---|\n")
 	for _, r := range rows {
@@ -218,7 +223,7 @@ func report(w io.Writer, c Config, rows []row) error {
 		}
 		b.WriteString("\n")
 	}
-	_, err := io.WriteString(w, b.String())
+	_, err = io.WriteString(w, b.String())
 	return err
 }
 
