@@ -78,7 +78,7 @@ func (x *tx) balance(neighbor int64, side int) (Amount, error) {
 	return sign * Amount(sum), err
 }
 
-// refresh sets the balances that the rest of the program reads.
+// refresh reads the balances that the rest of the program sees after commit.
 func (x *tx) refresh(p *peer) error {
 	r, err := x.balance(p.row, sideReceivable)
 	if err != nil {
@@ -88,8 +88,7 @@ func (x *tx) refresh(p *peer) error {
 	if err != nil {
 		return err
 	}
-	p.receivable.Store(int64(r))
-	p.payable.Store(int64(o))
+	x.balances[p] = [2]Amount{sidePayable: o, sideReceivable: r}
 	return nil
 }
 

@@ -57,6 +57,10 @@ type tx struct {
 	ctx   context.Context //nolint:containedctx // lives as long as the transaction
 	l     *ledger
 	wrote bool
+	// What refresh has read, for the rest of the program once it is durable; with,
+	// if set, publishes it together with something else.
+	balances map[*peer][2]Amount
+	with     func(publish func())
 }
 
 func openLedger(path string, now func() time.Time, span time.Duration) (*ledger, error) {
@@ -156,7 +160,7 @@ func (l *ledger) transact(ctx context.Context, do func(*tx) error) error {
 	if err != nil {
 		return l.fault(err)
 	}
-	x := &tx{Tx: t, ctx: ctx, l: l}
+	x := &tx{Tx: t, ctx: ctx, l: l, balances: map[*peer][2]Amount{}}
 	if err := do(x); err != nil {
 		return errors.Join(l.fault(err), ignoreDone(t.Rollback()))
 	}
@@ -167,7 +171,19 @@ func (l *ledger) transact(ctx context.Context, do func(*tx) error) error {
 		l.commits.Add(1)
 		l.broken.Store(nil)
 	}
+	if x.with != nil {
+		x.with(x.publish)
+	} else {
+		x.publish()
+	}
 	return nil
+}
+
+func (x *tx) publish() {
+	for p, b := range x.balances {
+		p.receivable.Store(int64(b[sideReceivable]))
+		p.payable.Store(int64(b[sidePayable]))
+	}
 }
 
 // fault remembers errors of the file itself, so that Report can tell: a full

@@ -83,15 +83,17 @@ func (n *Neighbor) Admit(tier wire.Tier) error {
 	return ErrDue
 }
 
-// exposure is what the neighbor owes us, cells that are not agreed yet and those
-// that earlier links ended without agreeing on included; and what it was served
-// on this link, paid or not.
-func (n *Neighbor) exposure() (owed, served Amount) {
+// exposure is what the neighbor owes us in all; the part of it that is not
+// agreed, on this link or on earlier ones that have ended; and the price of what
+// it was served on this link, paid or not.
+func (n *Neighbor) exposure() (owed, pending, served Amount) {
+	// Agreed counts and the balance that they are part of change together under
+	// n.mu, so that nothing is counted twice here.
+	n.mu.Lock()
+	agreed, balance := n.agreed, Amount(n.peer.receivable.Load())
+	n.mu.Unlock()
 	open := totals{n.meters[Sent].snapshot(), n.meters[Received].snapshot()}
 	served = open.owed(TheyPay)
-	n.mu.Lock()
-	agreed := n.agreed
-	n.mu.Unlock()
 	for dir := range open {
 		for p := range open[dir] {
 			for t := range open[dir][p] {
@@ -99,13 +101,14 @@ func (n *Neighbor) exposure() (owed, served Amount) {
 			}
 		}
 	}
-	return Amount(n.peer.receivable.Load()+n.peer.lost.Load()) + open.owed(TheyPay), served
+	pending = Amount(n.peer.lost.Load()) + open.owed(TheyPay)
+	return balance + pending, pending, served
 }
 
 // judge works out how the neighbor is to be treated and tells it when that has
 // changed. A neighbor far over its credit loses the link.
 func (n *Neighbor) judge() (Standing, Reason) {
-	owed, served := n.exposure()
+	owed, _, served := n.exposure()
 	limit := n.book.cfg.Credit
 	free := n.book.settler.Way() == WayNone
 	n.mu.Lock()
@@ -322,7 +325,7 @@ func (n *Neighbor) onTally(b []byte) error {
 		return n.prove(tx, Received, &before)
 	}, func() {
 		n.mu.Lock()
-		n.agreed[Received], n.seen, n.echoed, n.writing = got, t.seq, t.seen, false
+		n.seen, n.echoed, n.writing = t.seq, t.seen, false
 		if t.reply {
 			n.force = true
 			n.due.Store(true)
@@ -377,7 +380,7 @@ func (n *Neighbor) onAck(b []byte) error {
 		return n.prove(tx, Sent, &w.sent)
 	}, func() {
 		n.mu.Lock()
-		n.agreed[Sent], n.waiting = w.sent, nil
+		n.waiting = nil
 		more := n.force || n.meters[Sent].total.Load()-n.marked.Load() >= uint64(n.book.cfg.MarkerCells)
 		n.due.Store(n.due.Load() || more)
 		n.step()
@@ -400,6 +403,12 @@ func (n *Neighbor) agree(tx *tx, dir Direction, c *counts) error {
 	t[dir] = n.base[dir]
 	if !t.add(dir, c) {
 		return fmt.Errorf("%w: total out of range", ErrMessage)
+	}
+	tx.with = func(publish func()) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.agreed[dir] = *c
+		publish()
 	}
 	return tx.setTotals(n.peer, &t)
 }
@@ -492,12 +501,12 @@ func (n *Neighbor) Down() {
 // the neighbor was served and will now never agree to is remembered until it
 // pays something, or it could have a credit's worth with every new link.
 func (n *Neighbor) replace() {
-	owed, _ := n.exposure()
+	_, pending, _ := n.exposure()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if !n.ended {
 		n.ended = true
-		n.peer.lost.Store(int64(owed) - n.peer.receivable.Load())
+		n.peer.lost.Store(int64(pending))
 		n.step()
 	}
 }
