@@ -40,7 +40,7 @@ const (
 	deadAfter       = 30 * time.Second // docs/protocol.md section 5
 	defaultMaxLanes = 8192
 	spareLanes      = 1024      // beyond the maximum, while refusals are on their way
-	maxControl      = 1024      // frames that wait
+	maxControl      = 1024      // frames that wait, the last words on lanes aside
 	maxControlBytes = 2 << 20   // and their bytes
 	maxCredit       = 1 << 24   // cells a neighbor may have granted on one lane
 	maxRTTSamples   = 4         // the smallest of the last ones counts
@@ -59,7 +59,7 @@ var (
 )
 
 // ErrTooMany is returned by Open when the link carries as many circuits as it
-// may.
+// may, or as many wait to be opened.
 var ErrTooMany = errors.New("too many circuits on this link")
 
 // Peer is a neighbor as its record describes it.
@@ -120,6 +120,7 @@ type Link struct {
 	theirs   int // lanes in the table that the neighbor opened
 	frames   [][]byte
 	bytes    int // in frames
+	partings int // of frames, those that are last words
 	grants   []*Lane
 	fresh    laneList
 	old      laneList
@@ -202,7 +203,7 @@ func (l *Link) Open(tier wire.Tier, msg1 []byte, r Receiver) (*Lane, error) {
 	if l.ended {
 		return nil, ErrClosed
 	}
-	if len(l.lanes)-l.theirs >= l.maxLanes || l.nextOurs&^acceptorBit == acceptorBit-1 {
+	if l.crowded() || len(l.lanes)-l.theirs >= l.maxLanes || l.nextOurs&^acceptorBit == acceptorBit-1 {
 		return nil, ErrTooMany
 	}
 	ln := newLane(l, l.nextOurs, tier, true, r)

@@ -26,13 +26,33 @@ func (l *Link) controlLocked(frame []byte) {
 	if l.ended {
 		return
 	}
-	if len(l.frames) >= maxControl || l.bytes+len(frame) > maxControlBytes {
+	waiting, most := len(l.frames)-l.partings, maxControl
+	if parting(frame) {
+		waiting, most = l.partings, maxControl+2*(l.maxLanes+spareLanes)
+		l.partings++
+	}
+	if waiting >= most || l.bytes+len(frame) > maxControlBytes {
 		l.fail(errOverflow)
 		return
 	}
 	l.frames = append(l.frames, frame)
 	l.bytes += len(frame)
 	l.wake()
+}
+
+// parting tells whether a control frame is the last word on a lane. Every lane
+// may come to its end at the same moment, when the link that their other halves
+// are on breaks: that is no fault of this neighbor's and must not cost its link.
+func parting(frame []byte) bool {
+	t := wire.FrameType(frame[0])
+	return t == wire.FrameClose || t == wire.FrameRefuse
+}
+
+// crowded tells whether so much waits that what others ask us to open has to be
+// refused: the rest of the queue is for answers to the neighbor. Called with mu
+// held.
+func (l *Link) crowded() bool {
+	return len(l.frames)-l.partings >= maxControl/2 || l.bytes >= maxControlBytes/2
 }
 
 // grant lists a lane whose due credit is to be announced.
@@ -92,6 +112,9 @@ func (l *Link) fillControl(batch []byte) []byte {
 		}
 		batch = append(batch, f...)
 		l.bytes -= len(f)
+		if parting(f) {
+			l.partings--
+		}
 		n++
 	}
 	l.frames = slices.Delete(l.frames, 0, n)
