@@ -37,14 +37,21 @@ Every verb takes --state DIR (default /run/cuttle-lab). bin/ of cuttled and cutt
 `
 
 func main() {
-	lab.Hidden()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	err := run(ctx, os.Args[1:])
-	stop()
+	ours, err := lab.Hidden(os.Args, os.Stdout, os.Stderr)
+	if !ours {
+		err = typed(os.Args[1:])
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "cuttle-lab:", err)
 		os.Exit(1)
 	}
+}
+
+// typed does what a person has typed.
+func typed(args []string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	defer stop()
+	return run(ctx, args)
 }
 
 // verbs are what people type, and what does it.

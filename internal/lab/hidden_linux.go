@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -23,35 +24,28 @@ const (
 	verbWeb      = "_web"      // CAFILE
 )
 
-// Hidden turns a process that the lab has started from its own program into
-// what it shall be, and never returns then. main, and the TestMain of tests that
-// build labs, begin with it.
-func Hidden() {
-	netns.Inside()
-	load.Hidden()
-	if len(os.Args) < 2 {
-		return
+// Hidden does the work of a process that the lab has started from its own
+// program, as the arguments tell, and says whether this was one; then the
+// process must end. main, and the TestMain of tests that build labs, begin with it.
+func Hidden(args []string, stdout, stderr io.Writer) (bool, error) {
+	if ours, err := netns.Inside(args); ours {
+		return true, err
 	}
-	var run func(context.Context, []string) error
-	switch os.Args[1] {
-	case verbEmulator:
-		run = runEmulator
-	case verbWeb:
-		run = runWeb
-	default:
-		return
+	if ours, err := load.Hidden(args, stdout, stderr); ours {
+		return true, err
+	}
+	if len(args) < 2 || args[1] != verbEmulator && args[1] != verbWeb {
+		return false, nil
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[2:])
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "cuttle-lab:", err)
-		os.Exit(1)
+	defer stop()
+	if args[1] == verbEmulator {
+		return true, runEmulator(ctx, args[2:], stdout)
 	}
-	os.Exit(0)
+	return true, runWeb(ctx, args[2:], stdout)
 }
 
-func runEmulator(ctx context.Context, args []string) error {
+func runEmulator(ctx context.Context, args []string, stdout io.Writer) error {
 	if len(args) != 2 {
 		return errors.New("emulator: want a socket and a seed")
 	}
@@ -68,11 +62,11 @@ func runEmulator(ctx context.Context, args []string) error {
 	if err != nil {
 		return errors.Join(err, ln.Close())
 	}
-	fmt.Println("ready")
+	fmt.Fprintln(stdout, "ready")
 	return e.Run(ctx, ln)
 }
 
-func runWeb(ctx context.Context, args []string) error {
+func runWeb(ctx context.Context, args []string, stdout io.Writer) error {
 	if len(args) != 1 {
 		return errors.New("web: want a file for the authority's certificate")
 	}
@@ -92,7 +86,7 @@ func runWeb(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("ready")
+	fmt.Fprintln(stdout, "ready")
 	return s.Run(ctx)
 }
 

@@ -156,12 +156,19 @@ func underLoad(ctx context.Context, l *lab.Lab, node string, count int, warmup t
 	}()
 	select {
 	case err := <-ended:
-		return load.Result{}, fmt.Errorf("the load has ended: %w", err)
+		return load.Result{}, errors.Join(errors.New("the load has ended early"), err)
 	case <-time.After(warmup):
 	}
 	r, _, err := l.Load(ctx, node, "latency", load.Config{URL: url, Count: count})
+	select {
+	case early := <-ended:
+		return r, errors.Join(errors.New("the load has ended early"), early, err)
+	default:
+	}
 	cancel()
-	<-ended
+	if broken := <-ended; broken == nil {
+		err = errors.Join(err, errors.New("the load was over before it was broken off"))
+	}
 	return r, err
 }
 

@@ -109,6 +109,8 @@ func (c *Capture) drain(deadline time.Time) error {
 	if err != nil {
 		return err
 	}
+	t := time.NewTicker(time.Millisecond)
+	defer t.Stop()
 	for empty := false; !empty && time.Now().Before(deadline); {
 		var peek error
 		err := raw.Control(func(fd uintptr) {
@@ -118,7 +120,7 @@ func (c *Capture) drain(deadline time.Time) error {
 			return err
 		}
 		if empty = errors.Is(peek, unix.EAGAIN); !empty {
-			time.Sleep(time.Millisecond)
+			<-t.C
 		}
 	}
 	return nil

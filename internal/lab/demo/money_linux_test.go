@@ -3,7 +3,9 @@ package demo
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math/big"
+	"os"
 	"strings"
 	"testing"
 
@@ -14,7 +16,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	lab.Hidden()
+	if ours, err := lab.Hidden(os.Args, os.Stdout, os.Stderr); ours {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	goleak.VerifyTestMain(m)
 }
 

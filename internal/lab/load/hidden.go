@@ -14,31 +14,24 @@ import (
 	"syscall"
 )
 
-// Verbs by which a program with Hidden in its main is started again.
+// Verbs by which a program whose main begins with Hidden is started again.
 const (
 	VerbLoad  = "_load"  // -mode download|upload|latency|prepare -url ...: prints a Result as JSON
 	VerbFetch = "_fetch" // [-H "Name: value"] URL: body to stdout, headers to stderr, as `curl -D /dev/stderr` does
 )
 
-// Hidden runs a verb of this package, if the program was started with one, and
-// does not return then.
-func Hidden() {
-	if len(os.Args) < 2 || os.Args[1] != VerbLoad && os.Args[1] != VerbFetch {
-		return
+// Hidden runs a verb of this package, if the program's arguments have one, and
+// tells whether they had; then the process must end.
+func Hidden(args []string, stdout, stderr io.Writer) (bool, error) {
+	if len(args) < 2 || args[1] != VerbLoad && args[1] != VerbFetch {
+		return false, nil
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	var err error
-	if os.Args[1] == VerbLoad {
-		err = run(ctx, os.Args[2:], os.Stdout)
-	} else {
-		err = fetch(ctx, os.Args[2:], os.Stdout, os.Stderr)
+	defer stop()
+	if args[1] == VerbLoad {
+		return true, run(ctx, args[2:], stdout)
 	}
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "cuttle-lab:", err)
-		os.Exit(1)
-	}
-	os.Exit(0)
+	return true, fetch(ctx, args[2:], stdout, stderr)
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {

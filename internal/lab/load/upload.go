@@ -17,14 +17,16 @@ type counted struct {
 
 // zeros is a body without end, until a moment.
 type zeros struct {
-	ctx   context.Context
+	done  <-chan struct{} // ends it before its time
 	until time.Time
 }
 
 // Read gives whatever the buffer holds; its content does not matter.
 func (z zeros) Read(p []byte) (int, error) {
-	if err := z.ctx.Err(); err != nil {
-		return 0, err
+	select {
+	case <-z.done:
+		return 0, context.Canceled
+	default:
 	}
 	if time.Now().After(z.until) {
 		return 0, io.EOF
@@ -38,7 +40,7 @@ func uploadOnce(ctx context.Context, c Config) (counted, error) {
 	client := newClient()
 	defer client.CloseIdleConnections()
 	url := fmt.Sprintf("%s/sink?skip=%d&window=%d", c.URL, c.Warmup.Milliseconds(), c.Window.Milliseconds())
-	body := zeros{ctx, time.Now().Add(c.Warmup + c.Window + 500*time.Millisecond)}
+	body := zeros{ctx.Done(), time.Now().Add(c.Warmup + c.Window + 500*time.Millisecond)}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, body)
 	if err != nil {
 		return counted{}, err

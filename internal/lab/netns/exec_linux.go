@@ -26,15 +26,14 @@ func Command(ctx context.Context, name string, argv ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "/proc/self/exe", args...)
 }
 
-// Inside turns a process that Command has started into the program it shall be.
-// It returns at once in every other process.
-func Inside() {
-	if len(os.Args) < 5 || os.Args[1] != insideVerb || os.Args[3] != "--" {
-		return
+// Inside turns a process that Command has started, as its arguments tell, into
+// the program it shall be. It returns only in every other process (false), or if
+// it failed (true): then the process must end.
+func Inside(args []string) (bool, error) {
+	if len(args) < 5 || args[1] != insideVerb || args[3] != "--" {
+		return false, nil
 	}
-	err := Become(os.Args[2], os.Args[4:])
-	fmt.Fprintln(os.Stderr, "cuttle-lab:", err)
-	os.Exit(127)
+	return true, Become(args[2], args[4:])
 }
 
 // Become replaces the calling process by argv inside the namespace, with a

@@ -18,7 +18,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	Inside()
+	if ours, err := Inside(os.Args); ours {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(127)
+	}
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "the namespace tests need root")
 		os.Exit(1)

@@ -67,7 +67,7 @@ func (s *Server) Run(ctx context.Context) error {
 		g.Go(func() error { // ends when shut closes its socket
 			err := serve()
 			if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
-				return nil
+				err = nil // we have closed it
 			}
 			return err
 		})
