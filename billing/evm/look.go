@@ -1,0 +1,148 @@
+package evm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/big"
+	"time"
+
+	"github.com/ethereum/go-ethereum"
+	"github.com/ethereum/go-ethereum/core/types"
+	"github.com/ethereum/go-ethereum/ethclient"
+)
+
+// view is the chain as one endpoint shows it at one time.
+type view struct {
+	head         Mark
+	headTime     time.Time
+	balances     Balances
+	pendingNonce uint64   // pool included
+	deepNonce    uint64   // nonces that are used up at the depth of a final payment
+	tip, feeCap  *big.Int // wei per gas for a transaction signed now
+	feeProblem   string   // set if the market is over the user's limit
+}
+
+func (c *Client) look(ctx context.Context, wallet Address, cfg PaymentConfig) (*view, error) {
+	var v view
+	err := c.do(ctx, "look at the chain", func(ctx context.Context, ec *ethclient.Client) error {
+		b, err := getBlock(ctx, ec, nil)
+		if err != nil {
+			return err
+		}
+		v = view{head: Mark{uint64(b.Number), b.Hash}, headTime: time.Unix(int64(b.Time), 0)} //nolint:gosec // a time
+		if v.pendingNonce, err = ec.PendingNonceAt(ctx, wallet); err != nil {
+			return err
+		}
+		if v.head.Number+1 >= cfg.Confirmations {
+			depth := new(big.Int).SetUint64(v.head.Number + 1 - cfg.Confirmations)
+			if v.deepNonce, err = ec.NonceAt(ctx, wallet, depth); err != nil {
+				return err
+			}
+		}
+		suggested, err := ec.SuggestGasTipCap(ctx)
+		if err != nil {
+			return err
+		}
+		v.setFees(b.BaseFee.ToInt(), suggested, cfg)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	v.balances, err = c.Balances(ctx, wallet)
+	return &v, err
+}
+
+// setFees follows EIP-1559: tip is what the miner is offered, feeCap leaves room
+// for the base fee to double; both stay under the user's limit.
+func (v *view) setFees(base, suggested *big.Int, cfg PaymentConfig) {
+	if base == nil {
+		base = new(big.Int)
+	}
+	v.tip = new(big.Int).Set(larger(suggested, cfg.MinTip))
+	now := new(big.Int).Add(base, v.tip)
+	v.feeCap = new(big.Int).Add(now, base)
+	if now.Cmp(cfg.MaxFee) > 0 {
+		v.feeProblem = fmt.Sprintf("payments wait: the chain asks %s wei per gas, the limit set is %s", now, cfg.MaxFee)
+	}
+	if v.feeCap.Cmp(cfg.MaxFee) > 0 {
+		v.feeCap.Set(cfg.MaxFee)
+	}
+}
+
+// find looks for a receipt of one of the attempts at every endpoint: absence at
+// one of them says nothing. Nil without error means that none has any.
+func (c *Client) find(ctx context.Context, attempts []Attempt) (*Inclusion, error) {
+	var unknown error
+	for i := len(attempts) - 1; i >= 0; i-- {
+		for _, e := range c.order() {
+			var r *types.Receipt
+			err := c.ask(ctx, e, func(ctx context.Context, ec *ethclient.Client) (err error) {
+				r, err = ec.TransactionReceipt(ctx, attempts[i].Hash)
+				return err
+			})
+			switch {
+			case errors.Is(err, ethereum.NotFound):
+			case ctx.Err() != nil:
+				return nil, fmt.Errorf("look for payment: %w", ctx.Err())
+			case err != nil:
+				e.fail()
+				unknown = fmt.Errorf("look for payment: %s: %w", e.name, scrub(err))
+			case r.TxHash != attempts[i].Hash || r.BlockNumber == nil || !r.BlockNumber.IsUint64():
+				unknown = fmt.Errorf("look for payment: %s answers for another transaction", e.name)
+			default:
+				return &Inclusion{Tx: r.TxHash, Block: Mark{r.BlockNumber.Uint64(), r.BlockHash}, Success: r.Status == types.ReceiptStatusSuccessful}, nil
+			}
+		}
+	}
+	return nil, unknown
+}
+
+// knows asks whether any endpoint has the transaction, in its pool or a block.
+func (c *Client) knows(ctx context.Context, tx Hash) (bool, error) {
+	err := c.do(ctx, "look for payment", func(ctx context.Context, ec *ethclient.Client) error {
+		_, _, err := ec.TransactionByHash(ctx, tx)
+		return err
+	})
+	if errors.Is(err, ethereum.NotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// estimate asks for the gas of a call to the token and adds a third: forks
+// change prices, so no constant is right for ever.
+func (c *Client) estimate(ctx context.Context, from Address, data []byte) (gas uint64, err error) {
+	err = c.do(ctx, "estimate gas", func(ctx context.Context, ec *ethclient.Client) (err error) {
+		gas, err = ec.EstimateGas(ctx, ethereum.CallMsg{From: from, To: &c.token, Data: data})
+		return err
+	})
+	return gas + gas/3, err
+}
+
+// send gives raw to every endpoint; one that takes it, or has it already, is
+// enough.
+func (c *Client) send(ctx context.Context, raw []byte) error {
+	tx := new(types.Transaction)
+	if err := tx.UnmarshalBinary(raw); err != nil {
+		return fmt.Errorf("stored transaction: %w", err)
+	}
+	took := false
+	var failed error
+	for _, e := range c.order() {
+		err := c.ask(ctx, e, func(ctx context.Context, ec *ethclient.Client) error { return ec.SendTransaction(ctx, tx) })
+		switch {
+		case err == nil || isKnown(err):
+			took = true
+		case ctx.Err() != nil:
+			return ctx.Err()
+		default:
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", e.name, scrub(err)))
+		}
+	}
+	if took {
+		return nil
+	}
+	return failed
+}
