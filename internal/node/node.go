@@ -30,8 +30,11 @@ import (
 	"cuttle/tun/hostnet"
 )
 
-// exitBudget bounds the receive buffers of one session at an exit, bytes.
-const exitBudget = 16 << 20
+// The receive buffers of an exit, bytes.
+const (
+	exitBudget  = 16 << 20  // of one session
+	exitBudgets = 256 << 20 // of all sessions
+)
 
 // Node is one node. Run it once.
 type Node struct {
@@ -105,8 +108,9 @@ func (n *Node) newSwitch() (*circuit.Switch, error) {
 		if err != nil {
 			return nil, err
 		}
+		shared := session.NewBudget(exitBudgets)
 		sc.Serve = func(t *circuit.Terminal) (circuit.Handler, error) {
-			s := session.NewServer(t, ex.Circuit(), session.Config{Budget: exitBudget})
+			s := session.NewServer(t, ex.Circuit(), session.Config{Budget: exitBudget, Shared: shared})
 			n.serving.Go(func() { // ends with the circuit
 				<-t.Done()
 				s.Close()

@@ -7,30 +7,51 @@ import (
 
 const chunkSize = 16 << 10
 
-// memory counts the receive buffers of one session against its budget.
+// memory counts the receive buffers of one session against its budget, and
+// against the one it shares with others.
 type memory struct {
-	limit int64
-	used  atomic.Int64 // bytes of chunks and datagrams held
-	extra atomic.Int64 // bytes of windows granted beyond the first wire.StreamWindow
+	limit  int64
+	used   atomic.Int64 // bytes of chunks, datagrams and DNS answers held
+	extra  atomic.Int64 // bytes of windows granted beyond the first wire.StreamWindow
+	shared *Budget      // nil: none
 }
 
-// hold counts n more bytes and tells whether that is within the budget. The
+// hold counts n more bytes and tells whether that is within the budgets. The
 // bytes count either way.
-func (m *memory) hold(n int) bool { return m.used.Add(int64(n)) <= m.limit }
+func (m *memory) hold(n int) bool {
+	within := m.used.Add(int64(n)) <= m.limit
+	if m.shared != nil {
+		within = m.shared.used.Add(int64(n)) <= m.shared.limit && within
+	}
+	return within
+}
 
-func (m *memory) free(n int) { m.used.Add(int64(-n)) }
+func (m *memory) free(n int) {
+	m.used.Add(int64(-n))
+	if m.shared != nil {
+		m.shared.used.Add(int64(-n))
+	}
+}
 
-// grow asks for n more bytes of window. Growth may use half of the budget, so
+// grow asks for n more bytes of window. Growth may use half of a budget, so
 // that every stream's first window keeps room.
 func (m *memory) grow(n int) bool {
-	if m.extra.Add(int64(n)) <= m.limit/2 {
-		return true
+	within := m.extra.Add(int64(n)) <= m.limit/2
+	if m.shared != nil {
+		within = m.shared.extra.Add(int64(n)) <= m.shared.limit/2 && within
 	}
-	m.extra.Add(int64(-n))
-	return false
+	if !within {
+		m.shrink(n)
+	}
+	return within
 }
 
-func (m *memory) shrink(n int) { m.extra.Add(int64(-n)) }
+func (m *memory) shrink(n int) {
+	m.extra.Add(int64(-n))
+	if m.shared != nil {
+		m.shared.extra.Add(int64(-n))
+	}
+}
 
 // chunk is a piece of receive buffer: bytes r to w of buf are unread.
 type chunk struct {

@@ -160,8 +160,12 @@ func readMessage(r io.Reader) ([]byte, error) {
 	if n < minMessage {
 		return nil, errMessage
 	}
-	b := make([]byte, n)
-	if _, err := io.ReadFull(r, b); err != nil {
+	// Memory comes with the bytes: a length alone is no reason to take it.
+	b, err := io.ReadAll(io.LimitReader(r, int64(n)))
+	if err == nil && len(b) < n {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
 		return nil, err
 	}
 	return b, nil

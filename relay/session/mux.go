@@ -36,6 +36,16 @@ const maxControl = wire.MaxOpenSize + 9 + 5 + 6
 // sends more of them than the circuit takes back loses the session.
 const maxRefusals = 1024
 
+// backlog tells whether so much waits to be said about streams that no more of
+// them may be opened: a peer that opens and resets them, and takes nothing off its
+// circuit, would have the list grow for ever.
+func (m *mux) backlog() bool {
+	c := &m.control
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.waiting) >= m.cfg.Streams+maxRefusals
+}
+
 type refusal struct {
 	id   wire.StreamID
 	code wire.Code
@@ -83,7 +93,10 @@ func newMux(c Carrier, cfg Config) *mux {
 		ends:    make(map[wire.StreamID]end),
 		done:    make(chan struct{}),
 	}
-	m.memory.limit = int64(m.cfg.Budget)
+	m.memory.limit, m.memory.shared = int64(m.cfg.Budget), m.cfg.Shared
+	if m.cfg.Shared != nil {
+		m.cfg.Shared.join(m)
+	}
 	return m
 }
 
@@ -116,6 +129,9 @@ func (m *mux) finish() {
 		e.ended(wire.CodeEnded)
 	}
 	m.sending.drop()
+	if m.cfg.Shared != nil {
+		m.cfg.Shared.leave(m)
+	}
 	if m.onEnd != nil {
 		m.onEnd()
 	}
@@ -138,10 +154,18 @@ func (m *mux) packet(class wire.Class, p []byte) error {
 		}
 		p = rest
 	}
+	m.relieve()
+	return nil
+}
+
+// relieve ends streams as long as more is held than the budgets allow.
+func (m *mux) relieve() {
 	if m.memory.used.Load() > m.memory.limit {
 		m.shed()
 	}
-	return nil
+	if m.cfg.Shared != nil {
+		m.cfg.Shared.relieve()
+	}
 }
 
 func (m *mux) frame(class wire.Class, f wire.SessionFrame) error {
@@ -202,7 +226,7 @@ func (m *mux) add(e func(id wire.StreamID) end) (end, error) {
 	switch {
 	case m.closed:
 		return nil, net8()
-	case len(m.ends) >= m.cfg.Streams:
+	case len(m.ends) >= m.cfg.Streams || m.backlog():
 		return nil, &Error{wire.CodeResources}
 	case m.last == ^wire.StreamID(0):
 		return nil, errNumbers
@@ -225,6 +249,9 @@ func (m *mux) admit(id wire.StreamID, room bool, e func() end) (end, error) {
 	}
 	if id <= m.last {
 		return nil, fmt.Errorf("stream number used twice: %w", errProtocol)
+	}
+	if m.backlog() {
+		return nil, fmt.Errorf("streams opened faster than answers are taken: %w", errProtocol)
 	}
 	m.last = id
 	if !room || len(m.ends) >= m.cfg.Streams {

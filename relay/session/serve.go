@@ -215,6 +215,11 @@ func (s *Server) serveDNS(ctx context.Context, stream *Stream) {
 				stream.Reset(CodeOf(err, wire.CodeResources))
 				return
 			}
+			defer s.m.memory.free(len(answer))
+			if !s.m.memory.hold(len(answer)) { // many answers that the client does not take
+				stream.Reset(wire.CodeResources)
+				return
+			}
 			frame := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(answer)), uint16(len(answer)))
 			_, _ = stream.Write(append(frame, answer...)) // a failure ends the stream, which the reader sees
 		})

@@ -7,12 +7,17 @@ import (
 	"cuttle/relay/wire"
 )
 
+// maxLines bounds the DNS streams of one session. A client needs one, and another
+// while that one ends.
+const maxLines = 4
+
 // Server is the exit's end of a session: it serves what the client opens.
 type Server struct {
 	m       *mux
 	opener  Opener
 	serving atomic.Int64  // streams with a goroutine
 	opening atomic.Int64  // of these, those whose destination is being connected
+	lines   atomic.Int64  // of these, DNS streams
 	queries chan struct{} // one token per DNS query
 }
 
@@ -48,6 +53,9 @@ func (s *Server) Dropped() uint64 { return s.m.dropped() }
 // refused when there are too many.
 func (s *Server) accept(ctx context.Context, f wire.SessionFrame) error {
 	room := s.serving.Load() < int64(s.m.cfg.Streams) && s.opening.Load() < int64(s.m.cfg.Opens)
+	if f.Kind == wire.KindDNS && s.lines.Load() >= maxLines {
+		room = false
+	}
 	e, err := s.m.admit(f.Stream, room, func() end {
 		if f.Kind == wire.KindUDP {
 			flow := newFlow(s.m, f.Stream)
@@ -70,6 +78,9 @@ func (s *Server) accept(ctx context.Context, f wire.SessionFrame) error {
 	}
 	s.serving.Add(1)
 	s.opening.Add(1)
+	if f.Kind == wire.KindDNS {
+		s.lines.Add(1)
+	}
 	// Every one of these ends with its stream, which ends with the session.
 	s.m.work.Go(func() {
 		defer s.serving.Add(-1)
@@ -78,6 +89,7 @@ func (s *Server) accept(ctx context.Context, f wire.SessionFrame) error {
 			s.serveFlow(ctx, e, f.Destination.Reveal())
 		case *Stream:
 			if f.Kind == wire.KindDNS {
+				defer s.lines.Add(-1)
 				s.opening.Add(-1)
 				s.serveDNS(ctx, e)
 				return

@@ -18,6 +18,7 @@
 //
 // Locks: mux.mu guards the table of streams, control.mu the list of those with
 // something to say, and each Stream and Flow has one mutex for its own state.
+// Budget.mu guards a list of sessions and is held together with no other.
 // A stream's mutex may be held when control.mu is taken; mux.mu is never held
 // together with a stream's. Carrier.Send is called with no mutex but the ones that
 // put writers of one stream in a row.
@@ -98,11 +99,12 @@ var (
 
 // Config bounds a session. Zero fields get the defaults named at each.
 type Config struct {
-	MaxWindow int // bytes a stream's receive window may grow to; 4 MiB, at least wire.StreamWindow
-	Budget    int // bytes of receive buffers of all streams and flows together; 64 MiB
-	Streams   int // streams and flows at a time; 1024
-	Opens     int // streams whose destination is being connected (exit); 128
-	Queries   int // DNS queries at a time; 64
+	MaxWindow int     // bytes a stream's receive window may grow to; 4 MiB, at least wire.StreamWindow
+	Budget    int     // bytes of receive buffers of all streams and flows together; 64 MiB
+	Shared    *Budget // with other sessions, besides Budget; nil: none
+	Streams   int     // streams and flows at a time; 1024
+	Opens     int     // streams whose destination is being connected (exit); 128
+	Queries   int     // DNS queries at a time; 64
 
 	Linger        time.Duration // after Close, wait for the peer's FIN as long; 30 s
 	IdleReplied   time.Duration // a UDP flow that has been answered ends when silent (exit); 2 min
