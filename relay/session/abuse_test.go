@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"testing"
 	"testing/synctest"
 
@@ -16,7 +17,8 @@ import (
 func TestOpenAndResetWithoutReading(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		blocked := &recorder{make(chan []byte), make(chan struct{})} // nobody reads
-		s := NewServer(blocked, hang(), Config{})
+		w := &world{udp: func(context.Context) (net.Conn, error) { return newMemFlow(), nil }}
+		s := NewServer(blocked, w, Config{})
 		defer s.Close()
 		id := wire.StreamID(0)
 		for range 200 {
