@@ -1,6 +1,7 @@
 package node
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,10 @@ const (
 	dialTime      = 15 * time.Second
 	steady        = 10 * time.Second // a link that lived so long resets the retry
 	maxHandshakes = 64               // accepted connections that are not links yet
+	maxClients    = 256              // links of nodes that are not in the configuration
 )
+
+var errFull = errors.New("too many clients")
 
 // neighborhood keeps the links of a node: it dials the neighbors that have an
 // address, accepts the others, and knows which link is up. One neighbor has one
@@ -88,6 +92,47 @@ func (nb *neighborhood) lookup(id wire.NodeID) *link.Link {
 	return nb.live[id].link
 }
 
+// onward returns the link on which a circuit of others may go on to a node: one
+// to a neighbor of the configuration that the map lists. Clients are in no map. They
+// only originate, and nobody is to find out who has a link to us.
+func (nb *neighborhood) onward(id wire.NodeID) *link.Link {
+	if _, ok := nb.known[id]; !ok {
+		return nil
+	}
+	if _, ok := nb.mapped.Lookup(id); !ok {
+		return nil
+	}
+	return nb.lookup(id)
+}
+
+// full tells whether there are so many clients already that this node, which is
+// none of them, is not wanted. Neighbors of the configuration always are.
+func (nb *neighborhood) full(id wire.NodeID) bool {
+	if _, ok := nb.known[id]; ok {
+		return false
+	}
+	nb.mu.Lock()
+	defer nb.mu.Unlock()
+	if _, ok := nb.live[id]; ok {
+		return false
+	}
+	clients := 0
+	for other := range nb.live {
+		if _, ok := nb.known[other]; !ok {
+			clients++
+		}
+	}
+	return clients >= maxClients
+}
+
+// name is what the log calls a node: clients are not told apart.
+func (nb *neighborhood) name(id wire.NodeID) string {
+	if _, ok := nb.known[id]; ok {
+		return id.String()
+	}
+	return "client"
+}
+
 // up returns the nodes that we have a link to.
 func (nb *neighborhood) up() []wire.NodeID {
 	nb.mu.Lock()
@@ -128,7 +173,7 @@ func (nb *neighborhood) accept(ctx context.Context, ln net.Listener, mask string
 	defer func() { _ = ln.Close() }()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	slots := make(chan struct{}, maxHandshakes)
+	var waiting strangers
 	for {
 		conn, err := ln.Accept()
 		if errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
@@ -141,15 +186,10 @@ func (nb *neighborhood) accept(ctx context.Context, ln net.Listener, mask string
 			}
 			continue
 		}
-		select {
-		case slots <- struct{}{}:
-		default:
-			_ = conn.Close() // too many at once
-			continue
-		}
+		forget := waiting.admit(conn)
 		wg.Go(func() { // ends with the link, at the latest with ctx
 			l, err := link.Accept(ctx, conn, nb.cfg)
-			<-slots
+			forget()
 			if err != nil {
 				return // a stranger's bytes are nobody's news
 			}
@@ -158,10 +198,43 @@ func (nb *neighborhood) accept(ctx context.Context, ln net.Listener, mask string
 	}
 }
 
+// strangers are the connections that have not become links. When there are too
+// many the one that came first goes: whoever holds connections open and says
+// nothing keeps no neighbor out.
+type strangers struct {
+	mu    sync.Mutex // guards conns
+	conns list.List  // of net.Conn, in order of arrival
+}
+
+// admit lists a connection until the function that it returns is called.
+func (s *strangers) admit(c net.Conn) (forget func()) {
+	s.mu.Lock()
+	e := s.conns.PushBack(c)
+	var surplus net.Conn
+	if s.conns.Len() > maxHandshakes {
+		surplus = s.conns.Remove(s.conns.Front()).(net.Conn)
+	}
+	s.mu.Unlock()
+	if surplus != nil {
+		_ = surplus.Close()
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.conns.Remove(e) // no harm when it is not there any more
+	}
+}
+
 // keep holds a link to one neighbor, with growing pauses between attempts.
 func (nb *neighborhood) keep(ctx context.Context, id wire.NodeID, d obfs.Descriptor, sw link.Switch) {
 	pause := retryFirst
 	for i := 0; ctx.Err() == nil; i++ {
+		if l := nb.lookup(id); l != nil { // the neighbor has opened one: two would replace each other for ever
+			select {
+			case <-l.Done():
+			case <-ctx.Done():
+			}
+		}
 		started := time.Now()
 		l, err := nb.dial(ctx, id, d, d.Addresses[i%len(d.Addresses)])
 		if err == nil {
@@ -216,7 +289,7 @@ func (nb *neighborhood) serve(ctx context.Context, l *link.Link, mask string, in
 	if old.link != nil {
 		old.link.Close()
 	}
-	nb.log.Info("link up", "neighbor", id, "mask", mask)
+	nb.log.Info("link up", "neighbor", nb.name(id), "mask", mask)
 	nb.cameUp()
 	err := l.Run(ctx, sw)
 	nb.mu.Lock()
@@ -224,7 +297,7 @@ func (nb *neighborhood) serve(ctx context.Context, l *link.Link, mask string, in
 		delete(nb.live, id)
 	}
 	nb.mu.Unlock()
-	nb.log.Info("link down", "neighbor", id, "cause", obfs.Scrub(err))
+	nb.log.Info("link down", "neighbor", nb.name(id), "cause", obfs.Scrub(err))
 }
 
 func (nb *neighborhood) noteFailure(id wire.NodeID, why string) {

@@ -80,7 +80,13 @@ func New(cfg *config.Config, log *slog.Logger) (*Node, error) {
 	n.links = &neighborhood{
 		cfg: link.Config{
 			ID: id.ID, Key: id.Handshake, Record: rec.Bytes(), MaxWindow: cfg.Relay.Window, Budget: link.NewBudget(0),
-			Check: func(record []byte) (link.Peer, error) { return checkNeighbor(known, cfg.Node.AcceptClients, record) },
+			Check: func(record []byte) (link.Peer, error) {
+				p, err := checkNeighbor(known, cfg.Node.AcceptClients, record)
+				if err == nil && n.links.full(p.ID) {
+					err = errFull
+				}
+				return p, err
+			},
 		},
 		masks: []obfs.Mask{https.Mask{}, plain.Mask{}},
 		raw:   &net.Dialer{Control: n.control}, mapped: mapped, known: known, log: log,
@@ -100,7 +106,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Node, error) {
 
 func (n *Node) newSwitch() (*circuit.Switch, error) {
 	sc := circuit.SwitchConfig{
-		ID: n.id.ID, Key: n.id.Handshake, Links: n.links.lookup,
+		ID: n.id.ID, Key: n.id.Handshake, Links: n.links.onward,
 		Relay: n.cfg.Node.Relay, RelayPrice: wire.Tier(n.cfg.Relay.Price), ExitPrice: wire.Tier(n.cfg.Exit.Price),
 	}
 	if n.cfg.Node.Exit {
