@@ -322,3 +322,19 @@ func TestMarkersSeeEqualCounts(t *testing.T) {
 		}
 	}
 }
+
+// TestIdleLanesKeepNoWindowSmall: circuits that carry nothing do not use up what
+// the windows of others may grow by.
+func TestIdleLanesKeepNoWindowSmall(t *testing.T) {
+	budget := NewBudget(1000 * cellMemory)
+	p := newPair(t, Config{}, Config{Budget: budget})
+	for range 20 { // 2560 cells
+		p.open(newSink(0), newSink(0))
+	}
+	if !budget.reserve(500) {
+		t.Error("a window may not grow beside 20 circuits that carry nothing")
+	}
+	if budget.reserve(600) {
+		t.Error("windows grow beyond the budget")
+	}
+}

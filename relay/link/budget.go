@@ -3,6 +3,8 @@ package link
 import (
 	"sync"
 	"sync/atomic"
+
+	"cuttle/relay/wire"
 )
 
 // cellMemory is what one queued cell is taken to cost, bytes: its buffer in the
@@ -21,6 +23,7 @@ const DefaultBudget = 64 << 20
 type Budget struct {
 	limit   int64 // bytes
 	granted atomic.Int64
+	first   atomic.Int64 // of granted, the lanes' first windows
 
 	mu    sync.Mutex // guards links; held while a victim is looked for
 	links map[*Link]struct{}
@@ -52,19 +55,28 @@ func (b *Budget) queuedLocked() int64 {
 	return n * cellMemory
 }
 
-// take promises cells whatever the limit says: a lane's first window.
-func (b *Budget) take(cells int64) { b.granted.Add(cells * cellMemory) }
+// open promises a lane's first window, whatever the limit says. It does not
+// count against it either: circuits that carry nothing, of which a neighbor may
+// open thousands, would keep every window small.
+func (b *Budget) open() {
+	b.first.Add(wire.InitialCredit * cellMemory)
+	b.granted.Add(wire.InitialCredit * cellMemory)
+}
 
 // reserve promises more cells if the limit allows it.
 func (b *Budget) reserve(cells int64) bool {
-	if b.granted.Add(cells*cellMemory) <= b.limit {
+	if b.granted.Add(cells*cellMemory)-b.first.Load() <= b.limit {
 		return true
 	}
 	b.granted.Add(-cells * cellMemory)
 	return false
 }
 
-func (b *Budget) giveBack(cells int64) { b.granted.Add(-cells * cellMemory) }
+// giveBack ends the promise of a lane whose window has so many cells by now.
+func (b *Budget) giveBack(cells int64) {
+	b.first.Add(-wire.InitialCredit * cellMemory)
+	b.granted.Add(-cells * cellMemory)
+}
 
 func (b *Budget) join(l *Link) {
 	b.mu.Lock()

@@ -73,7 +73,7 @@ func newLane(l *Link, id wire.CircuitID, tier wire.Tier, ours bool, r Receiver) 
 		ln.state = opening
 	}
 	ln.in.init()
-	l.budget.take(wire.InitialCredit)
+	l.budget.open()
 	return ln
 }
 
