@@ -139,13 +139,13 @@ func (p *Policy) Check(dst netip.AddrPort, own []netip.Addr) error {
 	if addr.Is4() && !p.v4 || addr.Is6() && !p.v6 {
 		return errFamily
 	}
-	in := func(networks []netip.Prefix) bool {
+	in := func(networks []netip.Prefix, addr netip.Addr) bool {
 		return slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(addr) })
 	}
 	switch {
-	case in(p.refuse):
+	case in(p.refuse, addr), slices.ContainsFunc(embeddedIPv4(addr), func(a netip.Addr) bool { return in(p.refuse, a) }):
 		return errForbidden
-	case in(p.allow): // the operator knows
+	case in(p.allow, addr): // the operator knows
 	case refusedByDefault(addr) || isOwn(addr, own):
 		return errForbidden
 	}
