@@ -210,7 +210,7 @@ func TestBudgetClosesTheFullest(t *testing.T) {
 	select {
 	case <-bulk.closed:
 	default:
-		t.Fatalf("the fullest lane is open with %d bytes queued, the budget is %d", budget.Queued(), budget.limit)
+		t.Fatalf("the heaviest lane is open with %d bytes queued, the budget is %d", budget.Queued(), budget.limit)
 	}
 	if smallLane.Queued() != 100 || small.calls["closed"] != 0 {
 		t.Error("the smaller lane was touched")
@@ -337,4 +337,31 @@ func TestIdleLanesKeepNoWindowSmall(t *testing.T) {
 	if budget.reserve(600) {
 		t.Error("windows grow beyond the budget")
 	}
+}
+
+// TestBudgetSparesWhoMoves: neighbors that take nothing hold memory for long with
+// few cells each; a lane that is served and holds more for a moment is not what
+// has to go.
+func TestBudgetSparesWhoMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := NewBudget(1000 * cellMemory)
+		p := newPair(t, Config{Budget: budget}, Config{})
+		q := newPair(t, Config{Budget: budget}, Config{})
+		busy, stuck := newSink(0), newSink(0)
+		busyLane, _ := p.open(busy, newSink(0))
+		stuckLane, _ := q.open(stuck, newSink(0))
+		sendCells(stuckLane, 300)
+		time.Sleep(time.Minute)
+		sendCells(busyLane, 1000)
+		p.a.tellBereft()
+		q.a.tellBereft()
+		select {
+		case <-stuck.closed:
+		default:
+			t.Error("the lane that has waited for a minute is open")
+		}
+		if busy.calls["closed"] != 0 {
+			t.Error("the lane that had just filled was closed")
+		}
+	})
 }

@@ -3,6 +3,7 @@ package link
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"cuttle/relay/wire"
 )
@@ -17,9 +18,10 @@ const DefaultBudget = 64 << 20
 
 // Budget bounds the memory that all links of one node promise to their
 // neighbors as windows, and hold as queued cells. When it is used up windows do
-// not grow; when the queued cells alone exceed it, the lanes with the most of
-// them are closed until they fit again. All methods may be called by any
-// goroutine.
+// not grow; when the queued cells alone exceed it, lanes are closed until they fit
+// again: first those that hold the most cells for the longest time, so that many
+// that take nothing do not drive out the few that are busy. All methods may be
+// called by any goroutine.
 type Budget struct {
 	limit   int64 // bytes
 	granted atomic.Int64
@@ -90,7 +92,7 @@ func (b *Budget) leave(l *Link) {
 	delete(b.links, l)
 }
 
-// relieve closes the fullest lanes until the queued cells fit. Links call it
+// relieve closes the heaviest lanes until the queued cells fit. Links call it
 // now and then while their queues grow, holding no lock; if another goroutine
 // is at it already there is nothing to do.
 func (b *Budget) relieve() {
@@ -100,7 +102,7 @@ func (b *Budget) relieve() {
 		}
 		var victim *Lane
 		if b.queuedLocked() > b.limit {
-			victim = b.fullestLocked()
+			victim = b.heaviestLocked()
 		}
 		b.mu.Unlock()
 		if victim == nil {
@@ -110,14 +112,19 @@ func (b *Budget) relieve() {
 	}
 }
 
-func (b *Budget) fullestLocked() *Lane {
+// patience is the time that counts as much as the cells themselves.
+const patience = 100 * time.Millisecond
+
+func (b *Budget) heaviestLocked() *Lane {
 	var victim *Lane
-	var most int32
+	var most int64
 	for l := range b.links {
+		now := l.now()
 		l.mu.Lock()
 		for _, ln := range l.lanes {
-			if n := ln.queued.Load(); n > most {
-				victim, most = ln, n
+			still := max(0, now-time.Duration(ln.moved.Load()))
+			if w := int64(ln.queued.Load()) * (1 + int64(still/patience)); w > most {
+				victim, most = ln, w
 			}
 		}
 		l.mu.Unlock()

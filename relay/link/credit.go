@@ -88,7 +88,7 @@ func (ln *Lane) tune() bool {
 	spent, first := now-f.since, f.since == 0
 	f.count, f.since = 0, now
 	// The first window comes at once, whatever the rate of the grants after it.
-	if first || spent > 2*max(ln.link.RTT(), minTuneRTT) {
+	if first || f.held.Load() > w/2 || spent > tuneTrips*max(ln.link.RTT(), minTuneRTT) {
 		return false
 	}
 	more := min(w, ln.link.maxWindow-w)

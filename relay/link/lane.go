@@ -58,6 +58,7 @@ type Lane struct {
 	listed   bool  // in the scheduler's lists, or being served
 
 	queued   atomic.Int32 // length of queue
+	moved    atomic.Int64 // since when the oldest cell is the oldest, on the link's clock
 	in       inflow
 	granting atomic.Bool // in the link's list of grants
 	sent     atomic.Uint64
@@ -144,6 +145,9 @@ func (ln *Lane) Send(c *wire.Cell) {
 	}
 	ln.queue.push(c)
 	n := ln.queued.Add(1)
+	if n == 1 {
+		ln.moved.Store(int64(l.now()))
+	}
 	activate := !ln.listed && ln.credit > 0
 	if activate {
 		ln.listed = true
@@ -237,6 +241,9 @@ func (ln *Lane) take(batch []byte, most int) (_ []byte, n int, more bool) {
 	}
 	ln.credit -= int64(n)
 	ln.queued.Store(int32(ln.queue.n))
+	if n > 0 {
+		ln.moved.Store(int64(ln.link.now()))
+	}
 	more = ln.queue.n > 0 && ln.credit > 0
 	f := ln.onSent
 	ln.mu.Unlock()
