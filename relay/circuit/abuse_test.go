@@ -1,6 +1,7 @@
 package circuit
 
 import (
+	"errors"
 	"testing"
 	"testing/synctest"
 
@@ -286,4 +287,19 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations for %d cells, want next to none", perRun, batch)
 	}
 	c.Close()
+}
+
+// TestCircuitsAreBounded: a full switch says so, and takes circuits again when
+// some have gone.
+func TestCircuitsAreBounded(t *testing.T) {
+	tn := newNet(t, 2, nil)
+	tn.connect(0, 1, nil, nil)
+	tn.nodes[1].sw.open.Store(maxCircuits)
+	_, err := tn.build(1)
+	var refused *BuildError
+	if !errors.As(err, &refused) || refused.Reason != wire.ReasonBusy {
+		t.Errorf("build through a full node: %v, want refused: busy", err)
+	}
+	tn.nodes[1].sw.open.Store(maxCircuits - 1)
+	tn.mustBuild(1).Close()
 }

@@ -22,6 +22,7 @@ const (
 	createBurst     = 200             // and at once
 	replayedEntries = 1 << 17         // first messages remembered
 	maxNeighbors    = 4096            // whose creation budgets are kept
+	maxCircuits     = 1 << 15         // of all neighbors; an idle one costs a few kB for as long as it likes
 )
 
 // SwitchConfig is what a relay offers.
@@ -120,7 +121,7 @@ func (s *Switch) Create(lane *link.Lane, msg1 []byte) {
 		return
 	}
 	now := time.Now()
-	if !s.mayCreate(lane.Link().Peer().ID, now) {
+	if s.open.Load() >= maxCircuits || !s.mayCreate(lane.Link().Peer().ID, now) {
 		lane.Refuse(wire.ReasonBusy)
 		return
 	}
