@@ -187,6 +187,9 @@ func (nb *neighborhood) accept(ctx context.Context, ln net.Listener, mask string
 			continue
 		}
 		forget := waiting.admit(conn)
+		if forget == nil {
+			continue
+		}
 		wg.Go(func() { // ends with the link, at the latest with ctx
 			l, err := link.Accept(ctx, conn, nb.cfg)
 			forget()
@@ -200,15 +203,24 @@ func (nb *neighborhood) accept(ctx context.Context, ln net.Listener, mask string
 
 // strangers are the connections that have not become links. When there are too
 // many the one that came first goes: whoever holds connections open and says
-// nothing keeps no neighbor out.
+// nothing keeps no neighbor out. One that has gone may still be computed for, so
+// that these are bounded too.
 type strangers struct {
-	mu    sync.Mutex // guards conns
+	mu    sync.Mutex // guards the fields below
 	conns list.List  // of net.Conn, in order of arrival
+	work  int        // admitted and not forgotten
 }
 
-// admit lists a connection until the function that it returns is called.
+// admit lists a connection until the function that it returns is called. It
+// returns nil, and the connection is closed, when there is too much to do.
 func (s *strangers) admit(c net.Conn) (forget func()) {
 	s.mu.Lock()
+	if s.work >= 4*maxHandshakes {
+		s.mu.Unlock()
+		_ = c.Close()
+		return nil
+	}
+	s.work++
 	e := s.conns.PushBack(c)
 	var surplus net.Conn
 	if s.conns.Len() > maxHandshakes {
@@ -216,11 +228,12 @@ func (s *strangers) admit(c net.Conn) (forget func()) {
 	}
 	s.mu.Unlock()
 	if surplus != nil {
-		_ = surplus.Close()
+		_ = surplus.Close() // may take a moment to say goodbye
 	}
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		s.work--
 		s.conns.Remove(e) // no harm when it is not there any more
 	}
 }
