@@ -165,19 +165,27 @@ func TestWindowFollowsBandwidth(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				budget := NewBudget(test.budget * cellMemory)
 				p := newPair(t, Config{}, Config{Budget: budget, MaxWindow: test.maxCells})
-				held := 0
+				held, passed := 0, 0
 				rb := newSink(0)
-				rb.onCell = func(c *wire.Cell) { held++; c.Release() }
 				a, b := p.open(newSink(0), rb)
+				rb.onCell = func(c *wire.Cell) {
+					c.Release()
+					if passed < test.perRTT {
+						passed++
+						b.Grant(1)
+						return
+					}
+					held++
+				}
 				p.b.ping.rtt.Store(int64(rtt))
 				for range 40 {
 					sendCells(a, max(0, 5000-a.Queued()))
 					for p.shuttle(p.a, p.b) > 0 {
 					}
 					time.Sleep(rtt)
-					n := min(held, test.perRTT)
-					held -= n
-					b.Grant(n)
+					passed = min(held, test.perRTT)
+					held -= passed
+					b.Grant(passed)
 					for range 3 {
 						p.shuttle(p.b, p.a)
 					}

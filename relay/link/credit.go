@@ -12,8 +12,8 @@ import (
 const (
 	defaultMaxWindow = 4096 // cells
 	grantFraction    = 4    // a grant is announced when 1/4 of the window is due
-	minTuneRTT       = time.Millisecond
-	tuneTrips        = 4
+	minTuneRTT       = 250 * time.Microsecond
+	tuneTrips        = 8
 )
 
 // inflow is the receiving half of a lane's credit: what the neighbor may send.
@@ -69,10 +69,10 @@ func (f *inflow) grant() int64 {
 }
 
 // tune is called by the reader for each cell. When the neighbor has used a
-// whole window within a few round trips, and no more than half of it waits here,
+// whole window within some round trips, and no more than half of it waits here,
 // the window is what limits it and not what comes after us: tune doubles it up
-// to the most, if the budget allows. (Four trips, not one: the measured trip is
-// the least one, and a loss on the way adds another.) It says whether there is a
+// to the most, if the budget allows. (Eight trips, not one: the measured trip is
+// the least one, and every loss on the way adds another.) It says whether there is a
 // grant to announce. The rule is the usual one for receive buffers (compare Fisk
 // and Feng: Dynamic Right-Sizing, 2001).
 func (ln *Lane) tune() bool {

@@ -99,7 +99,7 @@ var (
 
 // Config bounds a session. Zero fields get the defaults named at each.
 type Config struct {
-	MaxWindow int     // bytes a stream's receive window may grow to; 4 MiB, at least wire.StreamWindow
+	MaxWindow int     // bytes a stream's receive window may grow to; 16 MiB, at least wire.StreamWindow
 	Budget    int     // bytes of receive buffers of all streams and flows together; 64 MiB
 	Shared    *Budget // with other sessions, besides Budget; nil: none
 	Streams   int     // streams and flows at a time; 1024
@@ -117,7 +117,7 @@ func (c Config) withDefaults() Config {
 			*v = otherwise
 		}
 	}
-	number(&c.MaxWindow, 4<<20)
+	number(&c.MaxWindow, 16<<20)
 	c.MaxWindow = max(c.MaxWindow, wire.StreamWindow)
 	number(&c.Budget, 64<<20)
 	number(&c.Streams, 1024)

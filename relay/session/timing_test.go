@@ -46,7 +46,7 @@ func TestWindowGrows(t *testing.T) {
 		size   int
 		window int
 	}{
-		{"fast reader", Config{}, 0, 64 << 20, 4 << 20},
+		{"fast reader", Config{}, 0, 64 << 20, 16 << 20},
 		{"smaller maximum", Config{MaxWindow: 1 << 20}, 0, 32 << 20, 1 << 20},
 		{"slow reader", Config{}, 500 * time.Millisecond, 4 << 20, wire.StreamWindow},
 		{"small budget", Config{Budget: 1 << 20}, 0, 16 << 20, 512 << 10},

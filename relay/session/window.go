@@ -10,11 +10,13 @@ import (
 // scheduling and queues on the way weigh more than the path.
 const roundTripFloor = 25 * time.Millisecond
 
+const tuneTrips = 8
+
 // window is the receiving side's account of one stream, in bytes counted from
 // the stream's start. It is guarded by the stream's mutex.
 //
-// The window doubles when the reader has drained all of it within two round
-// trips and keeps up (at most half a window is unread), as long as the session's
+// The window doubles when the reader has drained all of it within eight round
+// trips (the least trip seen counts, and every loss on the way adds one) and keeps up (at most half a window is unread), as long as the session's
 // budget allows. A round trip is measured from granting credit to the first byte
 // that needed it, which is never less than the true one.
 type window struct {
@@ -79,7 +81,7 @@ func (w *window) consume(n int, m *memory) (grant int) {
 
 func (w *window) tune(now time.Time, m *memory) {
 	elapsed := now.Sub(w.epoch)
-	fast := elapsed <= 2*max(w.trip, roundTripFloor)
+	fast := elapsed <= tuneTrips*max(w.trip, roundTripFloor)
 	drained := w.consumed - w.epochStart
 	if fast && drained < uint64(w.size) {
 		return
