@@ -81,7 +81,7 @@ func newNetwork(t *testing.T, mask string) *network {
 	var records strings.Builder
 	for i, name := range nw.names {
 		text := fmt.Sprintf("[node]\nstate = %q\ncontrol = %q\nmap = %q\nrelay = %v\nexit = %v\naccept_clients = true\n",
-			filepath.Join(nw.dir, name), filepath.Join(nw.dir, name+".sock"), filepath.Join(nw.dir, "map"), name != "c", name == "r3")
+			filepath.Join(nw.dir, name), filepath.Join(nw.dir, name, "c.sock"), filepath.Join(nw.dir, "map"), name != "c", name == "r3")
 		if name == "r3" {
 			text += "[exit]\nallow = [\"127.0.0.0/8\"]\nresolver = \"127.0.0.1:9\"\n"
 		}
@@ -257,7 +257,7 @@ func TestRelayGone(t *testing.T) {
 
 func TestNotAClient(t *testing.T) {
 	nw := newNetwork(t, "plain")
-	c, err := control.Dial(filepath.Join(nw.dir, "r1.sock"))
+	c, err := control.Dial(filepath.Join(nw.dir, "r1", "c.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
