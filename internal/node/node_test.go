@@ -257,12 +257,17 @@ func TestRelayGone(t *testing.T) {
 
 func TestNotAClient(t *testing.T) {
 	nw := newNetwork(t, "plain")
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	circuit, _, err := nw.pool().get(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	circuit.Release() // r1 is there
 	c, err := control.Dial(filepath.Join(nw.dir, "r1", "c.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
 	if _, err := c.Up(ctx); err == nil || !strings.Contains(control.Hint(err), "client.enabled") {
 		t.Errorf("up on a relay: %v, want an error whose hint names client.enabled", err)
 	}
