@@ -131,7 +131,10 @@ func (e *Exit) own() []netip.Addr {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if now := time.Now(); e.selfAt.IsZero() || now.Sub(e.selfAt) >= selfAge {
-		e.self, e.selfAt = e.cfg.Self(), now
+		e.selfAt = now
+		if self := e.cfg.Self(); len(self) > 0 { // else it could not be found out: what was known holds
+			e.self = self
+		}
 	}
 	return e.self
 }
