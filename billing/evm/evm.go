@@ -41,12 +41,12 @@ import (
 	"cuttle/billing/evm/erc20"
 )
 
-// Address and Hash are the chain's, under names that callers can use without
+// Address is an account of the chain, under a name that callers can use without
 // importing go-ethereum.
-type (
-	Address = common.Address
-	Hash    = common.Hash
-)
+type Address = common.Address
+
+// Hash is a hash of the chain, likewise.
+type Hash = common.Hash
 
 // ParseAddress reads 0x and 40 hexadecimal digits; mixed case must be the EIP-55
 // checksum, and zero is nobody's address.

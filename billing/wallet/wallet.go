@@ -102,7 +102,7 @@ func writeNew(path string, text []byte) error {
 	if err != nil {
 		return fmt.Errorf("create wallet: %w", err)
 	}
-	defer os.Remove(f.Name())
+	defer func() { _ = os.Remove(f.Name()) }()
 	_, err = f.Write(text)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err != nil {
