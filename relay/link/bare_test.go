@@ -144,6 +144,67 @@ func TestNoCreditNoCells(t *testing.T) {
 	}
 }
 
+// TestWindowShrinks runs a fast lane whose receiver then becomes slow: the
+// window comes back, so that the queue does, and nothing is lost on the way.
+func TestWindowShrinks(t *testing.T) {
+	const rtt = 50 * time.Millisecond
+	synctest.Test(t, func(t *testing.T) {
+		budget := NewBudget(1 << 30)
+		p := newPair(t, Config{}, Config{Budget: budget})
+		fast, held, got := true, 0, 0
+		rb := newSink(0)
+		a, b := p.open(newSink(0), rb)
+		rb.onCell = func(c *wire.Cell) {
+			c.Release()
+			got++
+			if fast {
+				b.Grant(1)
+				return
+			}
+			held++
+		}
+		p.b.ping.rtt.Store(int64(rtt))
+		sent := 0
+		round := func() {
+			n := max(0, 5000-a.Queued())
+			sendCells(a, n)
+			sent += n
+			for p.shuttle(p.a, p.b) > 0 {
+			}
+			time.Sleep(rtt)
+			n = min(held, 200)
+			held -= n
+			b.Grant(n)
+			for range 3 {
+				p.shuttle(p.b, p.a)
+			}
+		}
+		for range 40 {
+			round()
+		}
+		if w := b.in.window.Load(); w != defaultMaxWindow {
+			t.Fatalf("window of a fast receiver is %d cells, want %d", w, defaultMaxWindow)
+		}
+		fast = false
+		for range 400 {
+			round()
+		}
+		if w := b.in.window.Load(); w > 600 {
+			t.Errorf("window is %d cells after the receiver became slow, want at most 600", w)
+		}
+		if g, w := budget.Granted(), b.in.window.Load()*cellMemory; g != w {
+			t.Errorf("budget counts %d bytes granted, windows say %d", g, w)
+		}
+		fast = true
+		for range 200 {
+			round()
+		}
+		if got+a.Queued() < sent {
+			t.Errorf("%d cells sent, %d arrived and %d wait", sent, got, a.Queued())
+		}
+	})
+}
+
 // TestWindowFollowsBandwidth runs a lane over a link with a round trip of 50 ms
 // for 40 round trips.
 func TestWindowFollowsBandwidth(t *testing.T) {

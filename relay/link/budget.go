@@ -70,9 +70,12 @@ func (b *Budget) reserve(cells int64) bool {
 	if b.granted.Add(cells*cellMemory)-b.first.Load() <= b.limit {
 		return true
 	}
-	b.granted.Add(-cells * cellMemory)
+	b.unreserve(cells)
 	return false
 }
+
+// unreserve takes back what reserve promised.
+func (b *Budget) unreserve(cells int64) { b.granted.Add(-cells * cellMemory) }
 
 // giveBack ends the promise of a lane whose window has so many cells by now.
 func (b *Budget) giveBack(cells int64) {

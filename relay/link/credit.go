@@ -19,7 +19,8 @@ const (
 // inflow is the receiving half of a lane's credit: what the neighbor may send.
 // left counts down as cells arrive (reader); held are those cells that the
 // owner has not passed on yet; due are cells passed on and not yet granted
-// again; window is the sum that may be on its way or held at one time.
+// again (below zero while a window shrinks); window is the sum that may be on
+// its way or held at one time.
 type inflow struct {
 	left   atomic.Int64
 	held   atomic.Int64
@@ -63,32 +64,43 @@ func (f *inflow) pass(n int64) bool {
 
 // grant takes what is due; the neighbor may send it from now on.
 func (f *inflow) grant() int64 {
-	n := f.due.Swap(0)
-	f.left.Add(n)
-	return n
+	for {
+		n := f.due.Load()
+		if n <= 0 {
+			return 0
+		}
+		if f.due.CompareAndSwap(n, 0) {
+			f.left.Add(n)
+			return n
+		}
+	}
 }
 
 // tune is called by the reader for each cell. When the neighbor has used a
 // whole window within some round trips, and no more than half of it waits here,
 // the window is what limits it and not what comes after us: tune doubles it up
 // to the most, if the budget allows. (Eight trips, not one: the measured trip is
-// the least one, and every loss on the way adds another.) It says whether there is a
-// grant to announce. The rule is the usual one for receive buffers (compare Fisk
-// and Feng: Dynamic Right-Sizing, 2001).
+// the least one, and every loss on the way adds another.) When most of a grown
+// window waits here, what comes after us has become slower, and the window
+// shrinks by a quarter: a queue adds only delay. It says whether there is a grant
+// to announce. The rule is the usual one for receive buffers (compare Fisk and
+// Feng: Dynamic Right-Sizing, 2001), with a way back.
 func (ln *Lane) tune() bool {
 	f := &ln.in
 	w := f.window.Load()
-	if w >= ln.link.maxWindow {
-		return false
-	}
 	if f.count++; f.count < w {
 		return false
 	}
 	now := ln.link.now()
 	spent, first := now-f.since, f.since == 0
 	f.count, f.since = 0, now
+	held := f.held.Load()
+	if held > w/4*3 {
+		ln.shrink(w)
+		return false
+	}
 	// The first window comes at once, whatever the rate of the grants after it.
-	if first || f.held.Load() > w/2 || spent > tuneTrips*max(ln.link.RTT(), minTuneRTT) {
+	if first || w >= ln.link.maxWindow || held > w/2 || spent > tuneTrips*max(ln.link.RTT(), minTuneRTT) {
 		return false
 	}
 	more := min(w, ln.link.maxWindow-w)
@@ -101,4 +113,21 @@ func (ln *Lane) tune() bool {
 	f.window.Store(w + more)
 	f.due.Add(more)
 	return true
+}
+
+// shrink takes a quarter off a window that has grown: as much of what is passed
+// on next is not granted again.
+func (ln *Lane) shrink(w int64) {
+	less := min(w/4, w-wire.InitialCredit)
+	if less <= 0 {
+		return
+	}
+	ln.mu.Lock()
+	defer ln.mu.Unlock()
+	if ln.state != open {
+		return
+	}
+	ln.in.window.Store(w - less)
+	ln.in.due.Add(-less)
+	ln.link.budget.unreserve(less)
 }
