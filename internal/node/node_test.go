@@ -152,6 +152,8 @@ func (nw *network) pool() *onward {
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
 	nw.t.Cleanup(func() {
+		c.onward.pool.Store(nil)
+		c.onward.end()
 		cancel()
 		<-done
 		c.onward.ending.Wait()
