@@ -16,7 +16,8 @@ var ErrExitGone = errors.New("the exit is gone")
 
 // Tunables of keeping a session on a carrier, docs/protocol.md section 6.1.
 const (
-	watchEvery = 500 * time.Millisecond
+	watchEvery = 250 * time.Millisecond
+	watchIdle  = time.Second      // the same, when nothing needs the carrier
 	pingAfter  = time.Second      // without anything arriving
 	pingMost   = 15 * time.Second // the same, in a session that has been quiet for long
 	deadAfter  = 3 * time.Second  // without anything arriving, and a PING waits
@@ -83,8 +84,9 @@ func (c *Client) ended() bool {
 	}
 }
 
-// needed tells whether there is anything that a carrier is needed for.
-func (c *Client) needed() bool { return c.m.count() > 0 }
+// needed tells whether there is anything that a carrier is needed for: a stream
+// that is over here may still have bytes under way.
+func (c *Client) needed() bool { return c.m.count() > 0 || c.m.trunk.outstanding() > 0 }
 
 // again attaches the session to another carrier: nil when it has tried as long or
 // as often as it may. An attachment that is returned may still be refused.
@@ -167,7 +169,7 @@ func (c *Client) watch(a *attachment) (silent bool, refused wire.Code) {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
 	p := newPulse(&c.m.trunk, a.carrier)
-	answer := a.answer
+	answer, idle := a.answer, false
 	for {
 		select {
 		case <-answer:
@@ -189,8 +191,15 @@ func (c *Client) watch(a *attachment) (silent bool, refused wire.Code) {
 		case <-c.m.done:
 			return false, 0
 		case <-ticker.C:
-			if p.beat(c.m.count() > 0) {
+			if p.beat(c.needed()) {
 				return true, 0
+			}
+			if idle != p.idle {
+				if idle = p.idle; idle {
+					ticker.Reset(watchIdle)
+				} else {
+					ticker.Reset(watchEvery)
+				}
 			}
 		}
 	}
@@ -228,6 +237,7 @@ type pulse struct {
 	moved  uint64    // packets and datagrams so far
 	queued int       // in the carrier, at the last beat
 	taken  uint64    // by the link, at the last beat
+	idle   bool      // nothing needs the carrier
 }
 
 // A line may say how many cells of its own wait to be sent and how many the link
@@ -247,7 +257,7 @@ func newPulse(t *trunk, c Carrier) *pulse {
 }
 
 // beat looks and asks, and tells whether the carrier is dead.
-func (p *pulse) beat(streams bool) bool {
+func (p *pulse) beat(needed bool) bool {
 	now := time.Now()
 	t := p.t
 	if moved := t.next.Load() + t.received.Load() + t.loose.Load(); moved != p.moved {
@@ -257,7 +267,7 @@ func (p *pulse) beat(streams bool) bool {
 		p.heard, p.pinged = now, time.Time{}
 	}
 	silence := now.Sub(p.heard)
-	if !streams && t.outstanding() == 0 {
+	if p.idle = !needed; p.idle {
 		p.pinged = time.Time{}
 		p.heard = now
 		t.trim()

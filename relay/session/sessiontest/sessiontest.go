@@ -89,6 +89,11 @@ func (c *Carrier) deliver(to *Carrier) {
 				}
 			}
 			packets.Put(p)
+			select { // nothing is delivered behind what the end took
+			case <-c.pair.done:
+				return
+			default:
+			}
 		}
 	}
 }
