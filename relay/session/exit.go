@@ -171,12 +171,6 @@ func (x *Exit) attach(c Carrier, from wire.NodeID, m wire.SessionControl) (Handl
 	t := &r.s.m.trunk
 	a := &attachment{carrier: c, first: wire.SessionControl{Type: wire.SessionAttached}}
 	h := t.handler(a)
-	x.work.Go(func() { // ends with the carrier, or the session, which closes it
-		<-c.Done()
-		if t.lose(a) {
-			x.lost(r)
-		}
-	})
 	// What an old carrier is at takes trunk.receiving, and may take the locks of
 	// streams, but never Exit.mu.
 	old, err := t.adopt(a, m.Number)
@@ -187,6 +181,12 @@ func (x *Exit) attach(c Carrier, from wire.NodeID, m wire.SessionControl) (Handl
 	if err != nil { // it is ending
 		return nil, wire.RefusalUnknown, nil
 	}
+	x.work.Go(func() { // ends with the carrier, or the session, which closes it
+		<-c.Done()
+		if t.lose(a) {
+			x.lost(r)
+		}
+	})
 	if old != nil {
 		old.carrier.Close()
 	}
