@@ -212,12 +212,19 @@ func (c *client) carry(ctx context.Context, dev tun.Device) error {
 		defer cancel()
 		c.waitDown(ctx)
 	})
-	return runParts(ctx, []part{{"circuits", ignoreEnd(pool.Run)}, {"netstack", st.Run}})
+	return runParts(ctx, []part{{"circuits", ignoreEnd(pool.Run)}, {"sessions", c.sessions}, {"netstack", st.Run}})
+}
+
+// sessions tells the exits, when the client goes off, that nobody will come back.
+func (c *client) sessions(ctx context.Context) error {
+	<-ctx.Done()
+	c.onward.end()
+	return nil
 }
 
 func (c *client) newPool() (*circuit.Pool, error) {
 	return circuit.NewPool(circuit.PoolConfig{
-		Build: c.build.Build, Choose: c.choose, Opened: c.onward.opened, Ready: c.cfg.Client.Pool,
+		Build: c.build.Build, Choose: c.choose, ChooseTo: c.chooseTo, Retire: c.onward.retire, Ready: c.cfg.Client.Pool,
 	})
 }
 
@@ -240,6 +247,15 @@ func (c *client) choose(avoid []wire.NodeID) ([]*netmap.Record, error) {
 	if err != nil {
 		return nil, err
 	}
+	return c.path(exits, avoid)
+}
+
+// chooseTo finds a path to one exit, for a session that is there.
+func (c *client) chooseTo(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) {
+	return c.path([]netmap.ExitWish{{ID: exit}}, avoid)
+}
+
+func (c *client) path(exits []netmap.ExitWish, avoid []wire.NodeID) ([]*netmap.Record, error) {
 	c.rngMu.Lock()
 	defer c.rngMu.Unlock()
 	return netmap.Choose(c.rng, c.mapped, netmap.Constraints{
@@ -272,6 +288,7 @@ func (c *client) retry() {
 	c.mu.Unlock()
 	if pool != nil {
 		pool.Retry()
+		c.onward.retry()
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"sync"
 	"syscall"
 	"time"
 
@@ -47,8 +46,8 @@ type Node struct {
 	book    *billing.Book // nil: nobody bills
 	started time.Time
 
-	serving sync.WaitGroup // sessions of the exit
-	control func(network, address string, c syscall.RawConn) error
+	sessions *session.Exit // nil: no exit
+	control  func(network, address string, c syscall.RawConn) error
 }
 
 // New builds a node from its configuration. It makes missing keys, opens the
@@ -115,13 +114,10 @@ func (n *Node) newSwitch() (*circuit.Switch, error) {
 			return nil, err
 		}
 		shared := session.NewBudget(exitBudgets)
+		n.sessions = session.NewExit(func() session.Opener { return ex.Circuit() },
+			session.ExitConfig{Session: session.Config{Budget: exitBudget, Shared: shared}})
 		sc.Serve = func(t *circuit.Terminal) (circuit.Handler, error) {
-			s := session.NewServer(t, ex.Circuit(), session.Config{Budget: exitBudget, Shared: shared})
-			n.serving.Go(func() { // ends with the circuit
-				<-t.Done()
-				s.Close()
-			})
-			return s.Packet, nil
+			return n.sessions.Accept(t, t.Neighbor()), nil
 		}
 	}
 	return circuit.NewSwitch(sc)
@@ -164,7 +160,9 @@ func (n *Node) Run(ctx context.Context) error {
 	parts = append(parts, part{"control socket", func(ctx context.Context) error { return api.Run(ctx, sock) }})
 	n.log.Info("node runs", "node", n.id.ID, "roles", n.roles())
 	err = runParts(ctx, parts)
-	n.serving.Wait()
+	if n.sessions != nil {
+		n.sessions.Close()
+	}
 	return err
 }
 

@@ -16,7 +16,7 @@ import (
 	"cuttle/stack"
 )
 
-// attempts bounds on how many circuits one flow is tried, when the circuit (not
+// attempts bounds on how many sessions one flow is tried, when the session (not
 // the destination) is what failed.
 const attempts = 3
 
@@ -24,70 +24,164 @@ const attempts = 3
 var errDown = errors.New("the tunnel is down")
 
 // onward carries flows of the stack, and our own calls to the chain, over the
-// circuits of a pool: one session per circuit. It satisfies stack.Dialer.
+// circuits of a pool: a session is begun on a circuit when it is first used, and
+// moves to another when it ends. It satisfies stack.Dialer.
 type onward struct {
 	pool atomic.Pointer[circuit.Pool] // nil while the client is off
+	cfg  session.Config
 
-	mu       sync.Mutex // guards sessions
-	sessions map[*circuit.Circuit]*session.Client
-	ending   sync.WaitGroup // one for each session, until it has ended
+	mu       sync.Mutex // guards sessions; taken before a carried's
+	sessions map[*circuit.Circuit]*carried
+	ending   sync.WaitGroup // goroutines that end with a session
+}
+
+// carried is a session and the circuit that it is on.
+type carried struct {
+	client *session.Client
+
+	mu      sync.Mutex // guards the fields below
+	circuit *circuit.Circuit
+	uses    int // of the circuit, by flows
 }
 
 var _ stack.Dialer = (*onward)(nil)
 
-func newOnward() *onward { return &onward{sessions: make(map[*circuit.Circuit]*session.Client)} }
+func newOnward() *onward { return &onward{sessions: make(map[*circuit.Circuit]*carried)} }
 
-// opened puts a session on a new circuit.
-func (o *onward) opened(c *circuit.Circuit) {
-	s := session.NewClient(c, session.Config{})
-	c.Attach(s.Packet)
+// on finds the session on a circuit that the pool gave, or begins one.
+func (o *onward) on(p *circuit.Pool, c *circuit.Circuit) *carried {
 	o.mu.Lock()
-	o.sessions[c] = s
-	o.mu.Unlock()
-	o.ending.Go(func() { // ends with the circuit
-		<-c.Done()
+	defer o.mu.Unlock()
+	if k := o.sessions[c]; k != nil {
+		return k
+	}
+	k := &carried{circuit: c}
+	k.client = session.NewClient(c, func(ctx context.Context, silent bool) (session.Line, error) {
+		return o.move(ctx, p, k, silent)
+	}, o.cfg)
+	o.sessions[c] = k
+	o.ending.Go(func() { // ends with the session
+		<-k.client.Done()
+		k.client.Close()
 		o.mu.Lock()
-		delete(o.sessions, c)
-		o.mu.Unlock()
-		s.Close()
+		defer o.mu.Unlock()
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		delete(o.sessions, k.circuit)
 	})
+	return k
+}
+
+// move finds another circuit for a session that has lost its own.
+func (o *onward) move(ctx context.Context, p *circuit.Pool, k *carried, silent bool) (session.Line, error) {
+	if o.pool.Load() != p { // the client is off: there will be none
+		return nil, session.ErrExitGone
+	}
+	k.mu.Lock()
+	lost := k.circuit
+	k.mu.Unlock()
+	c, err := p.GetTo(ctx, lost, silent)
+	if errors.Is(err, circuit.ErrExitGone) {
+		return nil, fmt.Errorf("%w: %w", session.ErrExitGone, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(o.sessions, lost)
+	o.sessions[c] = k
+	k.circuit = c
+	c.Use(k.uses)
+	for range k.uses {
+		lost.Release()
+	}
+	p.Offer(c)
+	c.Release() // GetTo's
+	return c, nil
+}
+
+// begin notes a use of the circuit by a flow; the pool has counted it on c.
+func (k *carried) begin(c *circuit.Circuit) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.uses++
+	if k.circuit != c { // it has moved meanwhile
+		k.circuit.Use(1)
+		c.Release()
+	}
+}
+
+// done ends a use that begin began.
+func (k *carried) done() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.uses--
+	k.circuit.Release()
+}
+
+// retire ends the session on a circuit that is old and idle, and so the circuit.
+func (o *onward) retire(c *circuit.Circuit) {
+	o.mu.Lock()
+	k := o.sessions[c]
+	o.mu.Unlock()
+	if k == nil {
+		c.Close()
+		return
+	}
+	o.ending.Go(k.client.Close) // ends soon: Close is bounded
+}
+
+// end ends every session: the client goes off.
+func (o *onward) end() {
+	var all sync.WaitGroup
+	o.mu.Lock()
+	for _, k := range o.sessions {
+		all.Go(k.client.Close)
+	}
+	o.mu.Unlock()
+	all.Wait()
+}
+
+// retry lets sessions without a circuit look for one at once.
+func (o *onward) retry() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, k := range o.sessions {
+		k.client.Retry()
+	}
 }
 
 // get takes a circuit into use with the session on it.
-func (o *onward) get(ctx context.Context) (*circuit.Circuit, *session.Client, error) {
+func (o *onward) get(ctx context.Context) (*carried, error) {
 	p := o.pool.Load()
 	if p == nil {
-		return nil, nil, errDown
+		return nil, errDown
 	}
-	for {
-		c, err := p.Get(ctx)
-		if err != nil {
-			return nil, nil, err
-		}
-		o.mu.Lock()
-		s := o.sessions[c]
-		o.mu.Unlock()
-		if s != nil {
-			return c, s, nil
-		}
-		c.Release() // has ended since
+	c, err := p.Get(ctx)
+	if err != nil {
+		return nil, err
 	}
+	k := o.on(p, c)
+	k.begin(c)
+	return k, nil
 }
 
-// each calls do with circuits until it is done for another reason than the end
-// of the circuit. do releases the circuit unless it returns an error.
-func (o *onward) each(ctx context.Context, do func(*circuit.Circuit, *session.Client) error) error {
+// each calls do with sessions until it is done for another reason than the end
+// of the session. do ends the session's use unless it returns an error.
+func (o *onward) each(ctx context.Context, do func(*carried) error) error {
 	var err error
 	for range attempts {
-		var c *circuit.Circuit
-		var s *session.Client
-		if c, s, err = o.get(ctx); err != nil {
+		var k *carried
+		if k, err = o.get(ctx); err != nil {
 			return fmt.Errorf("%w: %w", stack.ErrTimeout, err)
 		}
-		if err = do(c, s); err == nil {
+		if err = do(k); err == nil {
 			return nil
 		}
-		c.Release()
+		k.done()
 		if session.CodeOf(err, wire.CodeReset) != wire.CodeEnded || ctx.Err() != nil {
 			break
 		}
@@ -95,15 +189,15 @@ func (o *onward) each(ctx context.Context, do func(*circuit.Circuit, *session.Cl
 	return onwardError(err)
 }
 
-// stream opens a TCP stream; it ends its use of the circuit when it is closed.
+// stream opens a TCP stream; it ends its use of the session when it is closed.
 func (o *onward) stream(ctx context.Context, dst netip.AddrPort) (*stream, error) {
 	var out *stream
-	err := o.each(ctx, func(c *circuit.Circuit, s *session.Client) error {
-		st, err := s.DialTCP(ctx, dst)
+	err := o.each(ctx, func(k *carried) error {
+		st, err := k.client.DialTCP(ctx, dst)
 		if err != nil {
 			return err
 		}
-		out = &stream{Stream: st, release: sync.OnceFunc(c.Release)}
+		out = &stream{Stream: st, release: sync.OnceFunc(k.done)}
 		return nil
 	})
 	return out, err
@@ -121,12 +215,12 @@ func (o *onward) DialTCP(ctx context.Context, f stack.Flow) (stack.Conn, error) 
 // DialUDP opens a flow of datagrams through the exit.
 func (o *onward) DialUDP(ctx context.Context, f stack.Flow) (stack.PacketConn, error) {
 	var out *flow
-	err := o.each(ctx, func(c *circuit.Circuit, s *session.Client) error {
-		fl, err := s.DialUDP(ctx, f.Dst())
+	err := o.each(ctx, func(k *carried) error {
+		fl, err := k.client.DialUDP(ctx, f.Dst())
 		if err != nil {
 			return err
 		}
-		out = &flow{Flow: fl, release: sync.OnceFunc(c.Release)}
+		out = &flow{Flow: fl, release: sync.OnceFunc(k.done)}
 		return nil
 	})
 	if err != nil {
@@ -138,12 +232,12 @@ func (o *onward) DialUDP(ctx context.Context, f stack.Flow) (stack.PacketConn, e
 // Resolve has the exit's resolver answer, whatever server was asked.
 func (o *onward) Resolve(ctx context.Context, _ stack.Flow, query []byte) ([]byte, error) {
 	var answer []byte
-	err := o.each(ctx, func(c *circuit.Circuit, s *session.Client) error {
-		a, err := s.Exchange(ctx, query)
+	err := o.each(ctx, func(k *carried) error {
+		a, err := k.client.Exchange(ctx, query)
 		if err != nil {
 			return err
 		}
-		c.Release()
+		k.done()
 		answer = a
 		return nil
 	})

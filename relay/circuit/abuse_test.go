@@ -10,7 +10,7 @@ import (
 )
 
 func sinkServe(*Terminal) (Handler, error) {
-	return func(wire.Class, []byte) error { return nil }, nil
+	return func(byte, wire.Class, []byte) error { return nil }, nil
 }
 
 // raw sends a cell with this payload to one hop, whatever the protocol says.
@@ -40,14 +40,14 @@ func TestClientBreaksTheRules(t *testing.T) {
 		},
 		"a cell with one bit changed": func(c *Circuit) {
 			cell := wire.NewCell(wire.Reliable)
-			n, _ := putSession(c.path.Payload(cell), []byte("x"))
+			n, _ := putSession(c.path.Payload(cell), wire.PayloadSession, []byte("x"))
 			c.path.Seal(cell, 1, n)
 			cell.Body()[700] ^= 1
 			c.lane.Load().Send(cell)
 		},
 		"a cell twice": func(c *Circuit) {
 			cell, again := wire.NewCell(wire.Reliable), wire.NewCell(wire.Reliable)
-			n, _ := putSession(c.path.Payload(cell), []byte("x"))
+			n, _ := putSession(c.path.Payload(cell), wire.PayloadSession, []byte("x"))
 			c.path.Seal(cell, 1, n)
 			copy(again.Body(), cell.Body())
 			c.lane.Load().Send(cell)
@@ -85,7 +85,7 @@ func TestClientBreaksTheRules(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c.Attach(func(wire.Class, []byte) error { return nil })
+			c.Attach(func(byte, wire.Class, []byte) error { return nil })
 			abuse(c)
 			wait(t, c.Done(), "close of the circuit")
 			for _, n := range tn.nodes {
@@ -123,13 +123,13 @@ func TestHopBreaksTheRules(t *testing.T) {
 			})
 			tn.chain()
 			c := tn.mustBuild(1, 2, 3)
-			c.Attach(func(_ wire.Class, p []byte) error {
+			c.Attach(func(_ byte, _ wire.Class, p []byte) error {
 				if p[0] == 66 {
 					return errPacket
 				}
 				return nil
 			})
-			if err := c.Send(wire.Reliable, []byte("x")); err != nil {
+			if err := c.Send(wire.PayloadSession, wire.Reliable, []byte("x")); err != nil {
 				t.Fatal(err)
 			}
 			abuse(wait(t, terminal, "terminal"))
@@ -152,7 +152,7 @@ func TestSlowReader(t *testing.T) {
 			if i == 3 {
 				cfg.Serve = func(x *Terminal) (Handler, error) {
 					go func() { sent <- sendPackets(x, packets) }() // ends with the packets or the circuit
-					return func(wire.Class, []byte) error { return nil }, nil
+					return func(byte, wire.Class, []byte) error { return nil }, nil
 				}
 			}
 		})
@@ -164,7 +164,7 @@ func TestSlowReader(t *testing.T) {
 		c := tn.mustBuild(1, 2, 3)
 		c.Attach(down.handle)
 		gate.shut()
-		if err := c.Send(wire.Reliable, []byte("go")); err != nil {
+		if err := c.Send(wire.PayloadSession, wire.Reliable, []byte("go")); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait() // until nobody can go on
@@ -207,10 +207,10 @@ func TestOverBudget(t *testing.T) {
 			if i == 3 {
 				cfg.Serve = func(x *Terminal) (Handler, error) {
 					go func() { // ends with the circuit
-						for x.Send(wire.Reliable, []byte("bulk")) == nil {
+						for x.Send(wire.PayloadSession, wire.Reliable, []byte("bulk")) == nil {
 						}
 					}()
-					return func(wire.Class, []byte) error { return nil }, nil
+					return func(byte, wire.Class, []byte) error { return nil }, nil
 				}
 			}
 		})
@@ -223,12 +223,12 @@ func TestOverBudget(t *testing.T) {
 		var all []*Circuit
 		for range circuits {
 			c := tn.mustBuild(1, 2, 3)
-			c.Attach(func(wire.Class, []byte) error { return nil })
+			c.Attach(func(byte, wire.Class, []byte) error { return nil })
 			all = append(all, c)
 		}
 		gate.shut()
 		for _, c := range all {
-			if err := c.Send(wire.Reliable, []byte("go")); err != nil {
+			if err := c.Send(wire.PayloadSession, wire.Reliable, []byte("go")); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -257,7 +257,7 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 	n := 0
 	tn := newNet(t, 4, func(i int, cfg *SwitchConfig) {
 		cfg.Serve = func(*Terminal) (Handler, error) {
-			return func(wire.Class, []byte) error {
+			return func(byte, wire.Class, []byte) error {
 				if n++; n == batch {
 					n = 0
 					arrived <- struct{}{}
@@ -271,7 +271,7 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 	p := make([]byte, wire.SessionPacketSize)
 	send := func() {
 		for range batch {
-			if err := c.Send(wire.Reliable, p); err != nil {
+			if err := c.Send(wire.PayloadSession, wire.Reliable, p); err != nil {
 				t.Error(err)
 				return
 			}

@@ -44,7 +44,7 @@ func BenchmarkTransfer(b *testing.B) {
 			b.Run(fmt.Sprintf("%s/hops=%d", way, hops), func(b *testing.B) {
 				var got atomic.Int64
 				arrived := make(chan struct{}, 1)
-				count := func(_ wire.Class, p []byte) error {
+				count := func(_ byte, _ wire.Class, p []byte) error {
 					got.Add(1)
 					select {
 					case arrived <- struct{}{}:
@@ -65,7 +65,7 @@ func BenchmarkTransfer(b *testing.B) {
 				c := tn.mustBuild(upTo(hops)...)
 				c.Attach(count)
 				p := make([]byte, wire.SessionPacketSize)
-				if err := c.Send(wire.Reliable, p); err != nil {
+				if err := c.Send(wire.PayloadSession, wire.Reliable, p); err != nil {
 					b.Fatal(err)
 				}
 				var from carrier = c
@@ -80,7 +80,7 @@ func BenchmarkTransfer(b *testing.B) {
 				b.SetBytes(wire.SessionPacketSize)
 				cpu, sent := cpuTime(), int64(1)
 				for b.Loop() {
-					if err := from.Send(wire.Reliable, p); err != nil {
+					if err := from.Send(wire.PayloadSession, wire.Reliable, p); err != nil {
 						b.Fatal(err)
 					}
 					sent++

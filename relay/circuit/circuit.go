@@ -31,10 +31,11 @@ var ErrClosed = errors.New("circuit closed")
 // block.
 type Links func(wire.NodeID) *link.Link
 
-// Handler takes the session packets of one circuit: what follows the payload's
-// first byte. It is called by a link's reader, must not block and must not keep
+// Handler takes the payloads of one circuit that belong to its session: kind is
+// the payload's first byte (wire.PayloadSession or wire.PayloadAttach), p what
+// follows it. It is called by a link's reader, must not block and must not keep
 // p; an error closes the circuit.
-type Handler func(class wire.Class, p []byte) error
+type Handler = func(kind byte, class wire.Class, p []byte) error
 
 // How many cells of our own may wait on a lane before Send blocks, and how many
 // must be left before it goes on.
@@ -87,11 +88,16 @@ func (o *outlet) wait(lane *link.Lane) error {
 	}
 }
 
+// ofSession tells whether a payload is the session's.
+func ofSession(p []byte) bool {
+	return len(p) > 1 && (p[0] == wire.PayloadSession || p[0] == wire.PayloadAttach)
+}
+
 // putSession writes a session packet into a payload and returns its length.
-func putSession(payload, packet []byte) (int, error) {
+func putSession(payload []byte, kind byte, packet []byte) (int, error) {
 	if len(packet) == 0 || len(packet) > wire.SessionPacketSize {
 		return 0, fmt.Errorf("%w: %d bytes", errPacket, len(packet))
 	}
-	payload[0] = wire.PayloadSession
+	payload[0] = kind
 	return 1 + copy(payload[1:], packet), nil
 }

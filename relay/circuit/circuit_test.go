@@ -86,7 +86,7 @@ func checkCounts(t *testing.T, tn *testNet, hops int) {
 }
 
 func TestBuildRefusals(t *testing.T) {
-	serve := func(*Terminal) (Handler, error) { return func(wire.Class, []byte) error { return nil }, nil }
+	serve := func(*Terminal) (Handler, error) { return func(byte, wire.Class, []byte) error { return nil }, nil }
 	for name, test := range map[string]struct {
 		change func(i int, cfg *SwitchConfig)
 		hops   []int
@@ -137,7 +137,7 @@ func TestTierTooLow(t *testing.T) {
 }
 
 func TestSessionRefused(t *testing.T) {
-	serve := func(*Terminal) (Handler, error) { return func(wire.Class, []byte) error { return nil }, nil }
+	serve := func(*Terminal) (Handler, error) { return func(byte, wire.Class, []byte) error { return nil }, nil }
 	for name, change := range map[string]func(i int, cfg *SwitchConfig){
 		"no exit":                func(int, *SwitchConfig) {},
 		"exit price not covered": func(i int, cfg *SwitchConfig) { cfg.Serve, cfg.ExitPrice = serve, 9 },
@@ -155,8 +155,8 @@ func TestSessionRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c.Attach(func(wire.Class, []byte) error { return nil })
-			if err := c.Send(wire.Reliable, []byte("x")); err != nil {
+			c.Attach(func(byte, wire.Class, []byte) error { return nil })
+			if err := c.Send(wire.PayloadSession, wire.Reliable, []byte("x")); err != nil {
 				t.Fatal(err)
 			}
 			wait(t, c.Done(), "close of the circuit")
@@ -173,12 +173,12 @@ func TestRelayKilled(t *testing.T) {
 		t.Run(fmt.Sprintf("hop %d", victim), func(t *testing.T) {
 			tn := newNet(t, 4, func(i int, cfg *SwitchConfig) {
 				if i == 3 {
-					cfg.Serve = func(*Terminal) (Handler, error) { return func(wire.Class, []byte) error { return nil }, nil }
+					cfg.Serve = func(*Terminal) (Handler, error) { return func(byte, wire.Class, []byte) error { return nil }, nil }
 				}
 			})
 			tn.chain()
 			c := tn.mustBuild(1, 2, 3)
-			c.Attach(func(wire.Class, []byte) error { return nil })
+			c.Attach(func(byte, wire.Class, []byte) error { return nil })
 			if err := sendPackets(c, 100); err != nil {
 				t.Fatal(err)
 			}
@@ -189,17 +189,17 @@ func TestRelayKilled(t *testing.T) {
 				if n > 0 {
 					break
 				}
-				if err := c.Send(wire.Reliable, []byte("x")); err != nil {
+				if err := c.Send(wire.PayloadSession, wire.Reliable, []byte("x")); err != nil {
 					t.Fatal(err)
 				}
 			}
 			tn.nodes[victim].kill()
 			wait(t, c.Done(), "end of the circuit")
 			wait(t, tn.nodes[3].terminals[0].Done(), "end of the terminal")
-			if err := c.Send(wire.Reliable, []byte("x")); !errors.Is(err, ErrClosed) {
+			if err := c.Send(wire.PayloadSession, wire.Reliable, []byte("x")); !errors.Is(err, ErrClosed) {
 				t.Errorf("Send on a dead circuit: %v, want ErrClosed", err)
 			}
-			if err := tn.nodes[3].terminals[0].Send(wire.Reliable, []byte("x")); !errors.Is(err, ErrClosed) {
+			if err := tn.nodes[3].terminals[0].Send(wire.PayloadSession, wire.Reliable, []byte("x")); !errors.Is(err, ErrClosed) {
 				t.Errorf("Send on a dead terminal: %v, want ErrClosed", err)
 			}
 			for _, n := range tn.nodes {

@@ -45,10 +45,10 @@ var _ link.Receiver = incoming{}
 // before it close the circuit; call it before the first Send.
 func (c *Circuit) Attach(h Handler) { c.handler.Store(&h) }
 
-// Send carries one session packet (1 to wire.SessionPacketSize bytes, copied)
-// to the last hop. It blocks while the circuit is backed up and returns
+// Send carries one payload of the session (1 to wire.SessionPacketSize bytes,
+// copied) to the last hop; kind is wire.PayloadSession or wire.PayloadAttach. It blocks while the circuit is backed up and returns
 // ErrClosed once it has ended. Any number of goroutines may call it.
-func (c *Circuit) Send(class wire.Class, packet []byte) error {
+func (c *Circuit) Send(kind byte, class wire.Class, packet []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	lane := c.lane.Load()
@@ -56,7 +56,7 @@ func (c *Circuit) Send(class wire.Class, packet []byte) error {
 		return err
 	}
 	cell := wire.NewCell(class)
-	n, err := putSession(c.path.Payload(cell), packet)
+	n, err := putSession(c.path.Payload(cell), kind, packet)
 	if err != nil {
 		cell.Release()
 		return err
@@ -92,10 +92,23 @@ func (c *Circuit) Close() {
 // Done is closed when the circuit has ended.
 func (c *Circuit) Done() <-chan struct{} { return c.out.done }
 
+// Backlog says how many cells of ours wait for the link, and how many it has
+// taken so far.
+func (c *Circuit) Backlog() (queued int, taken uint64) {
+	lane := c.lane.Load()
+	return lane.Queued(), lane.Taken()
+}
+
+// Hops returns the path, first hop first. The slice is not to be changed.
+func (c *Circuit) Hops() []wire.NodeID { return c.hops }
+
 // Exit returns the last hop.
 func (c *Circuit) Exit() wire.NodeID { return c.hops[len(c.hops)-1] }
 
-// Release ends one use that Pool.Get began; a circuit is not retired while it
+// Use begins n more uses of a circuit that is in use.
+func (c *Circuit) Use(n int) { c.users.Add(int32(n)) }
+
+// Release ends one use that Pool.Get or Use began; a circuit is not retired while it
 // is in use.
 func (c *Circuit) Release() {
 	if c.users.Add(-1) == 0 && c.idle != nil {
@@ -111,7 +124,7 @@ type Status struct {
 	Open     bool
 	Retiring bool // gets no new streams
 	Created  time.Time
-	Streams  int // uses begun by Pool.Get and not released
+	Streams  int // uses begun and not released
 	Sent     wire.Cells
 	Received wire.Cells
 }
@@ -170,9 +183,9 @@ func (in incoming) Cell(cell *wire.Cell) {
 
 // payload takes a verified payload of the last hop; false closes the circuit.
 func (c *Circuit) payload(class wire.Class, p []byte) bool {
-	if p[0] == wire.PayloadSession {
+	if ofSession(p) {
 		h := c.handler.Load()
-		return len(p) > 1 && h != nil && (*h)(class, p[1:]) == nil
+		return h != nil && (*h)(p[0], class, p[1:]) == nil
 	}
 	if class != wire.Reliable || !c.waiting.Load() {
 		return false

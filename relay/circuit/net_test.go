@@ -179,7 +179,7 @@ type verifier struct {
 
 func newVerifier(total int) *verifier { return &verifier{total: total, done: make(chan error, 1)} }
 
-func (v *verifier) handle(class wire.Class, p []byte) error {
+func (v *verifier) handle(_ byte, class wire.Class, p []byte) error {
 	want := packet(v.buf[:], v.next)
 	if string(p) != string(want) || class != wire.Class(v.next%2) {
 		err := fmt.Errorf("packet %d: %d bytes of class %d are not what was sent", v.next, len(p), class)
@@ -193,13 +193,13 @@ func (v *verifier) handle(class wire.Class, p []byte) error {
 }
 
 type carrier interface {
-	Send(class wire.Class, p []byte) error
+	Send(kind byte, class wire.Class, p []byte) error
 }
 
 func sendPackets(c carrier, n int) error {
 	var buf [wire.SessionPacketSize]byte
 	for k := range n {
-		if err := c.Send(wire.Class(k%2), packet(buf[:], k)); err != nil {
+		if err := c.Send(wire.PayloadSession, wire.Class(k%2), packet(buf[:], k)); err != nil {
 			return fmt.Errorf("packet %d: %w", k, err)
 		}
 	}

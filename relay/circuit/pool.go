@@ -30,8 +30,13 @@ type PoolConfig struct {
 	// Choose finds a path without the nodes of avoid. Its error is what Get says
 	// when there is no path.
 	Choose func(avoid []wire.NodeID) ([]*netmap.Record, error)
-	// Opened is called for each new circuit before anybody gets it, by Run: the
-	// place to attach a session. nil: nothing.
+	// ChooseTo is the same for paths to one exit. nil: GetTo builds none.
+	ChooseTo func(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error)
+	// Retire closes a circuit that is too old and not in use; it must not block.
+	// nil: Circuit.Close.
+	Retire func(*Circuit)
+	// Opened is called for each new circuit before anybody gets it, by Run.
+	// nil: nothing.
 	Opened func(*Circuit)
 
 	Ready    int           // circuits kept ready; 0: 3
@@ -56,12 +61,16 @@ type Pool struct {
 	builds  *bucket
 	changed chan struct{} // closed and replaced when a circuit is added
 	stopped bool
+
+	watchers sync.WaitGroup // a goroutine for each member, until it has closed
 }
 
-// member is a circuit of the pool. usedAt is zero before its first use.
+// member is a circuit of the pool. usedAt is zero before its first use; claimed
+// means that GetTo's caller has it for itself.
 type member struct {
-	c      *Circuit
-	usedAt time.Time
+	c       *Circuit
+	usedAt  time.Time
+	claimed bool
 }
 
 // NewPool checks the configuration; Run starts the work.
@@ -71,6 +80,9 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	}
 	if cfg.Ready <= 0 {
 		cfg.Ready = defaultReady
+	}
+	if cfg.Retire == nil {
+		cfg.Retire = (*Circuit).Close
 	}
 	if cfg.Lifetime <= 0 {
 		cfg.Lifetime = defaultLifetime
@@ -108,7 +120,7 @@ func (p *Pool) take(now time.Time) (*Circuit, <-chan struct{}, error) {
 	}
 	var best *member
 	for _, m := range p.members {
-		if !p.usable(m, now) {
+		if m.claimed || !p.usable(m, now) {
 			continue
 		}
 		if best == nil || m.usedAt.After(best.usedAt) {
@@ -189,22 +201,16 @@ func (p *Pool) wake() {
 
 // Run keeps the pool until ctx ends; all circuits are closed when it returns.
 func (p *Pool) Run(ctx context.Context) error {
-	var watchers sync.WaitGroup
 	for ctx.Err() == nil {
 		now := time.Now()
 		if p.tidy(now) {
-			if c := p.build(ctx); c != nil {
-				watchers.Go(func() { // ends with the circuit
-					<-c.Done()
-					p.wake()
-				})
-			}
+			p.build(ctx)
 			continue
 		}
 		p.sleep(ctx, now)
 	}
 	p.stop()
-	watchers.Wait()
+	p.watchers.Wait()
 	return fmt.Errorf("circuit pool: %w", ctx.Err())
 }
 
@@ -247,7 +253,7 @@ func (p *Pool) tidy(now time.Time) bool {
 	build := ready < p.cfg.Ready && !now.Before(p.retry) && p.builds.take(now)
 	p.mu.Unlock()
 	for _, c := range retired {
-		c.Close()
+		p.cfg.Retire(c)
 	}
 	return build
 }
@@ -283,7 +289,7 @@ func (p *Pool) nextDue(now time.Time) time.Time {
 }
 
 // build makes one circuit and adds it, or notes the failure.
-func (p *Pool) build(ctx context.Context) *Circuit {
+func (p *Pool) build(ctx context.Context) {
 	path, err := p.choose(time.Now())
 	var c *Circuit
 	if err == nil {
@@ -291,25 +297,44 @@ func (p *Pool) build(ctx context.Context) *Circuit {
 	}
 	if err != nil {
 		p.failed(ctx, path, err)
-		return nil
+		return
 	}
-	c.idle = p.wake
 	if p.cfg.Opened != nil {
 		p.cfg.Opened(c)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.failure, p.fails, p.retry = nil, 0, time.Time{}
-	p.members = append(p.members, &member{c: c})
+	p.add(&member{c: c})
+}
+
+// add takes a circuit into the pool. Called with mu held, before stop.
+func (p *Pool) add(m *member) {
+	m.c.idle = p.wake
+	p.members = append(p.members, m)
+	p.watchers.Go(func() { // ends with the circuit
+		<-m.c.Done()
+		p.wake()
+	})
 	close(p.changed)
 	p.changed = make(chan struct{})
-	return c
 }
 
 // choose finds a path around the nodes that failed lately, or, if there is
 // none, through them: they may be back.
 func (p *Pool) choose(now time.Time) ([]*netmap.Record, error) {
+	avoid := p.avoided(now)
+	path, err := p.cfg.Choose(avoid)
+	if err != nil && len(avoid) > 0 {
+		path, err = p.cfg.Choose(nil)
+	}
+	return path, err
+}
+
+// avoided lists the nodes that failed lately.
+func (p *Pool) avoided(now time.Time) []wire.NodeID {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	var avoid []wire.NodeID
 	for id, until := range p.avoid {
 		if now.Before(until) {
@@ -318,12 +343,21 @@ func (p *Pool) choose(now time.Time) ([]*netmap.Record, error) {
 			delete(p.avoid, id)
 		}
 	}
-	p.mu.Unlock()
-	path, err := p.cfg.Choose(avoid)
-	if err != nil && len(avoid) > 0 {
-		path, err = p.cfg.Choose(nil)
+	return avoid
+}
+
+// blame has the node avoided at which a build failed.
+func (p *Pool) blame(path []*netmap.Record, err error, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.blameLocked(path, err, now)
+}
+
+func (p *Pool) blameLocked(path []*netmap.Record, err error, now time.Time) {
+	var at *BuildError
+	if errors.As(err, &at) && at.Hop < len(path) {
+		p.avoid[path[at.Hop].ID] = now.Add(avoidTime)
 	}
-	return path, err
 }
 
 func (p *Pool) failed(ctx context.Context, path []*netmap.Record, err error) {
@@ -334,10 +368,7 @@ func (p *Pool) failed(ctx context.Context, path []*netmap.Record, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.failure = err
-	var at *BuildError
-	if errors.As(err, &at) && at.Hop < len(path) {
-		p.avoid[path[at.Hop].ID] = now.Add(avoidTime)
-	}
+	p.blameLocked(path, err, now)
 	wait := min(backoffMost, backoffFirst<<min(p.fails, 16))
 	p.fails++
 	p.retry = now.Add(wait/2 + rand.N(wait)) // half to one and a half

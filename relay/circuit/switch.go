@@ -36,7 +36,7 @@ type SwitchConfig struct {
 	RelayPrice wire.Tier // added per cell for that
 	ExitPrice  wire.Tier // asked per cell as the last hop
 
-	// Serve is called at the first session packet of a circuit that pays our exit
+	// Serve is called at the first payload of a session on a circuit that pays our exit
 	// price, by a link's reader; it must not block. nil: this node is no exit.
 	Serve func(*Terminal) (Handler, error)
 }

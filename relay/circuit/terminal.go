@@ -13,10 +13,10 @@ type Terminal struct {
 	once sync.Once // guards the closing of out.done
 }
 
-// Send carries one session packet (1 to wire.SessionPacketSize bytes, copied)
-// to the client. It blocks while the circuit is backed up and returns ErrClosed
+// Send carries one payload of the session (1 to wire.SessionPacketSize bytes,
+// copied) to the client; kind is wire.PayloadSession or wire.PayloadAttach. It blocks while the circuit is backed up and returns ErrClosed
 // once it has ended. Any number of goroutines may call it.
-func (x *Terminal) Send(class wire.Class, packet []byte) error {
+func (x *Terminal) Send(kind byte, class wire.Class, packet []byte) error {
 	t := x.t
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -24,7 +24,7 @@ func (x *Terminal) Send(class wire.Class, packet []byte) error {
 		return err
 	}
 	c := wire.NewCell(class)
-	n, err := putSession(t.hop.Payload(c), packet)
+	n, err := putSession(t.hop.Payload(c), kind, packet)
 	if err != nil {
 		c.Release()
 		return err
@@ -33,6 +33,9 @@ func (x *Terminal) Send(class wire.Class, packet []byte) error {
 	t.prev.Send(c)
 	return nil
 }
+
+// Neighbor returns the node that the circuit comes over: the one before us.
+func (x *Terminal) Neighbor() wire.NodeID { return x.t.prev.Link().Peer().ID }
 
 // Tier returns what the client pays per cell.
 func (x *Terminal) Tier() wire.Tier { return x.t.prev.Tier() }

@@ -79,13 +79,13 @@ func (t *transit) Cell(c *wire.Cell) {
 // circuit.
 func (t *transit) local(class wire.Class, p []byte) error {
 	switch {
-	case p[0] == wire.PayloadSession && len(p) > 1:
+	case ofSession(p):
 		if t.handler == nil {
 			if err := t.serve(); err != nil {
 				return err
 			}
 		}
-		return t.handler(class, p[1:])
+		return t.handler(p[0], class, p[1:])
 	case p[0] == wire.PayloadControl && class == wire.Reliable && t.phase.Load() == end:
 		msg, err := t.assembler.Add(p)
 		if err != nil || msg == nil {

@@ -30,8 +30,10 @@ import (
 func client(t testing.TB, e *Exit) *session.Client {
 	t.Helper()
 	up, down := sessiontest.Pipe(128)
-	c, s := session.NewClient(up, session.Config{}), session.NewServer(down, e.Circuit(), session.Config{})
-	sessiontest.Join(up, c.Packet, down, s.Packet)
+	s := session.NewExit(func() session.Opener { return e.Circuit() }, session.ExitConfig{})
+	down.Attach(s.Accept(down, wire.NodeID{1}))
+	c := session.NewClient(up, nil, session.Config{})
+	sessiontest.Join(up, down)
 	t.Cleanup(func() {
 		c.Close()
 		s.Close()

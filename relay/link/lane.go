@@ -90,6 +90,9 @@ func (ln *Lane) Ours() bool { return ln.ours }
 // Queued returns how many cells wait to be sent.
 func (ln *Lane) Queued() int { return int(ln.queued.Load()) }
 
+// Taken returns how many cells have been taken off to be sent so far.
+func (ln *Lane) Taken() uint64 { return ln.sent.Load() }
+
 func (ln *Lane) payer() Payer {
 	if ln.ours {
 		return WePay

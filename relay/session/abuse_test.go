@@ -18,7 +18,7 @@ func TestOpenAndResetWithoutReading(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		blocked := &recorder{make(chan []byte), make(chan struct{})} // nobody reads
 		w := &world{udp: func(context.Context) (net.Conn, error) { return newMemFlow(), nil }}
-		s := NewServer(blocked, w, Config{})
+		s := serveOn(blocked, w, Config{})
 		defer s.Close()
 		id := wire.StreamID(0)
 		for range 200 {
@@ -51,7 +51,7 @@ func TestOpenAndResetWithoutReading(t *testing.T) {
 func TestDNSStreamsAreFew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rec := newRecorder(1000)
-		s := NewServer(rec, hang(), Config{})
+		s := serveOn(rec, hang(), Config{})
 		defer s.Close()
 		for id := range wire.StreamID(50) {
 			if err := s.Packet(wire.Reliable, open(id+1, wire.KindDNS)); err != nil {
@@ -108,14 +108,14 @@ func TestSharedBudget(t *testing.T) {
 			t.Cleanup(func() { _ = far.Close() })
 			return near, nil // far never reads
 		}
-		var all []*Server
-		serve := func() *Server {
-			s := NewServer(newRecorder(1000), &world{tcp: stuck}, Config{Shared: shared})
+		var all []*server
+		serve := func() *server {
+			s := serveOn(newRecorder(1000), &world{tcp: stuck}, Config{Shared: shared})
 			t.Cleanup(s.Close)
 			all = append(all, s)
 			return s
 		}
-		fill := func(s *Server, id wire.StreamID, bytes int) {
+		fill := func(s *server, id wire.StreamID, bytes int) {
 			if err := s.Packet(wire.Reliable, open(id, wire.KindTCP)); err != nil {
 				t.Fatal(err)
 			}

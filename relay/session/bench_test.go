@@ -29,10 +29,13 @@ func BenchmarkTransfer(b *testing.B) {
 	for _, streams := range []int{1, 8} {
 		b.Run(fmt.Sprintf("streams=%d", streams), func(b *testing.B) {
 			up, down := sessiontest.Pipe(128)
-			m, n := newMux(up, Config{}), newMux(down, Config{})
+			m, n := newMux(Config{}), newMux(Config{})
+			m.trunk.client = true
+			up.Attach(attachTo(m, up))
+			down.Attach(attachTo(n, down))
 			m.start()
 			n.start()
-			sessiontest.Join(up, m.packet, down, n.packet)
+			sessiontest.Join(up, down)
 			defer func() { m.close(); n.close(); up.Wait() }()
 			const size = 128 << 10
 			b.SetBytes(size * int64(streams))
@@ -103,14 +106,14 @@ func BenchmarkUpload(b *testing.B) {
 // blackhole takes packets and does nothing.
 type blackhole struct{ done chan struct{} }
 
-func (blackhole) Send(wire.Class, []byte) error { return nil }
-func (blackhole) Close()                        {}
-func (c blackhole) end()                        { close(c.done) }
-func (c blackhole) Done() <-chan struct{}       { return c.done }
+func (blackhole) Send(byte, wire.Class, []byte) error { return nil }
+func (blackhole) Attach(Handler)                      {}
+func (blackhole) Close()                              {}
+func (c blackhole) Done() <-chan struct{}             { return c.done }
 
 // BenchmarkWrite is the sender's cost alone.
 func BenchmarkWrite(b *testing.B) {
-	m := newMux(blackhole{make(chan struct{})}, Config{})
+	m := muxOn(blackhole{make(chan struct{})}, Config{})
 	s, _ := benchStreams(m, m, 1)
 	p := make([]byte, 64<<10)
 	b.SetBytes(int64(len(p)))
@@ -120,12 +123,16 @@ func BenchmarkWrite(b *testing.B) {
 		if _, err := s.Write(p); err != nil {
 			b.Fatal(err)
 		}
+		if err := m.trunk.acknowledge(m.trunk.next.Load()); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
 // BenchmarkPacketRead is the receiver's cost alone: 52 full packets, one read.
 func BenchmarkPacketRead(b *testing.B) {
-	m := newMux(blackhole{make(chan struct{})}, Config{})
+	m := newMux(Config{})
+	h := attachTo(m, blackhole{make(chan struct{})})
 	_, s := benchStreams(m, m, 1)
 	m.ends[1] = s
 	packet := wire.AppendData(nil, 1, make([]byte, maxData))
@@ -134,7 +141,7 @@ func BenchmarkPacketRead(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		for range 52 {
-			if err := m.packet(wire.Reliable, packet); err != nil {
+			if err := h(wire.PayloadSession, wire.Reliable, packet); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -146,7 +153,7 @@ func BenchmarkPacketRead(b *testing.B) {
 
 // BenchmarkDatagram sends datagrams of 1200 bytes from one end to the other.
 func BenchmarkDatagram(b *testing.B) {
-	m := newMux(blackhole{make(chan struct{})}, Config{})
+	m := muxOn(blackhole{make(chan struct{})}, Config{})
 	f := newFlow(m, 1)
 	m.ends[1] = f
 	packet := wire.AppendDatagram(nil, 1, false, make([]byte, 1200))

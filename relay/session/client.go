@@ -2,36 +2,68 @@ package session
 
 import (
 	"context"
+	"crypto/rand"
 	"net/netip"
 
 	"cuttle/relay/wire"
 )
 
+// Line is a carrier as a client gets it: fresh, nothing was sent on it.
+type Line interface {
+	Carrier
+	// Attach gives what comes on the carrier to h, from now on.
+	Attach(h Handler)
+}
+
+// Redial finds another carrier to the same exit after one was lost. silent tells
+// that it was not closed but has gone silent, so that others over the same relays
+// may have, too. An error that is ErrExitGone counts for it. It is called by one
+// goroutine at a time.
+type Redial func(ctx context.Context, silent bool) (Line, error)
+
 // Client is the client's end of a session. Its methods may be called by any
 // number of goroutines.
 type Client struct {
-	m   *mux
-	dns exchanger
+	m      *mux
+	dns    exchanger
+	id     wire.SessionID
+	redial Redial
+	poke   chan struct{} // one token: try to attach again at once
 }
 
-// NewClient starts a session on c. It has two goroutines of its own, which end
-// with the carrier; Close waits for them. Whoever owns the carrier hands every
-// packet that arrives to Packet.
-func NewClient(c Carrier, cfg Config) *Client {
-	client := &Client{m: newMux(c, cfg)}
+// NewClient starts a session on a fresh carrier. redial is asked for another when
+// that one ends while there are streams; nil: the session ends then. Goroutines
+// end with the session; Close waits for them.
+func NewClient(c Line, redial Redial, cfg Config) *Client {
+	client := &Client{m: newMux(cfg), redial: redial, poke: make(chan struct{}, 1)}
+	_, _ = rand.Read(client.id[:]) // never fails
+	client.m.trunk.client = true
 	client.dns.init(client)
+	first := client.attach(c, false)
 	client.m.start()
+	client.m.work.Go(func() { client.keep(first) }) // ends with the session
 	return client
 }
 
-// Packet takes a packet from the exit. It is called by the link's reader: it
-// does not block or keep p. An error means that the circuit must be closed; the
-// session has ended.
-func (c *Client) Packet(class wire.Class, p []byte) error { return c.m.packet(class, p) }
+// Done is closed when the session has ended.
+func (c *Client) Done() <-chan struct{} { return c.m.done }
 
-// Close ends the session and its carrier, and waits for its goroutines. Not to be
-// called from where Packet is called.
-func (c *Client) Close() { c.m.close() }
+// Close ends the session and its carrier and waits for its goroutines. The exit is
+// told, unless that takes longer than closeTime. Not to be called from where a
+// Handler is called.
+func (c *Client) Close() {
+	c.farewell()
+	c.m.close()
+}
+
+// Retry lets a session without a carrier try to get one at once, e.g. since a link
+// came up.
+func (c *Client) Retry() {
+	select {
+	case c.poke <- struct{}{}:
+	default:
+	}
+}
 
 // Streams counts streams and flows that are open.
 func (c *Client) Streams() int { return c.m.count() }

@@ -129,20 +129,18 @@ func (q *datagrams) drop() {
 }
 
 // datagramLoop sends datagrams: large ones in fragments, small ones several to
-// a packet as long as more are waiting.
+// a packet as long as more are waiting. It ends with the session.
 func (m *mux) datagramLoop() {
-	defer m.finish()
 	packet := make([]byte, 0, wire.SessionPacketSize)
-	send := func() bool {
-		ok := len(packet) == 0 || m.carrier.Send(wire.Datagram, packet) == nil
+	send := func() { // without a carrier they are lost, as on any network
+		if len(packet) > 0 && !m.trunk.datagram(packet) {
+			m.sending.dropped.Add(1)
+		}
 		packet = packet[:0]
-		return ok
 	}
 	for {
 		select {
 		case <-m.sending.wake:
-		case <-m.carrier.Done():
-			return
 		case <-m.done:
 			return
 		}
@@ -152,21 +150,17 @@ func (m *mux) datagramLoop() {
 				continue
 			}
 			rest := d.b
-			if len(packet)+wire.DatagramOverhead+len(rest) > wire.SessionPacketSize && !send() {
-				return
+			if len(packet)+wire.DatagramOverhead+len(rest) > wire.SessionPacketSize {
+				send()
 			}
 			for len(rest) > maxFragment {
 				packet = wire.AppendDatagram(packet, d.flow.id, true, rest[:maxFragment])
 				rest = rest[maxFragment:]
-				if !send() {
-					return
-				}
+				send()
 			}
 			packet = wire.AppendDatagram(packet, d.flow.id, false, rest)
 			d.release()
 		}
-		if !send() {
-			return
-		}
+		send()
 	}
 }

@@ -106,7 +106,7 @@ func TestExchangeTimeout(t *testing.T) {
 // TestDNSGarbage: a message too short to be one ends the stream, not the session.
 func TestDNSGarbage(t *testing.T) {
 	r := newRecorder(64)
-	s := NewServer(r, hang(), Config{})
+	s := serveOn(r, hang(), Config{})
 	for _, p := range [][]byte{open(1, wire.KindDNS), wire.AppendData(nil, 1, []byte{0, 3, 1, 2, 3})} {
 		if err := s.Packet(wire.Reliable, p); err != nil {
 			t.Fatal(err)

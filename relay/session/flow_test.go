@@ -105,7 +105,7 @@ func TestLostFragment(t *testing.T) {
 // TestAssemblyIsBounded: fragments without end are dropped, and the datagram
 // after them arrives whole.
 func TestAssemblyIsBounded(t *testing.T) {
-	m := newMux(blackhole{make(chan struct{})}, Config{})
+	m := muxOn(blackhole{make(chan struct{})}, Config{})
 	f := newFlow(m, 1)
 	m.ends[1] = f
 	fragment := wire.AppendDatagram(nil, 1, true, make([]byte, maxFragment))
@@ -137,14 +137,14 @@ type stuck struct {
 	once sync.Once
 }
 
-func (c *stuck) Send(wire.Class, []byte) error { <-c.done; return errGone }
-func (c *stuck) Close()                        { c.once.Do(func() { close(c.done) }) }
-func (c *stuck) Done() <-chan struct{}         { return c.done }
+func (c *stuck) Send(byte, wire.Class, []byte) error { <-c.done; return errGone }
+func (c *stuck) Close()                              { c.once.Do(func() { close(c.done) }) }
+func (c *stuck) Done() <-chan struct{}               { return c.done }
 
 // TestBlockedCarrier: writers of datagrams never wait, and what waits is bounded.
 func TestBlockedCarrier(t *testing.T) {
 	c := &stuck{done: make(chan struct{})}
-	m := newMux(c, Config{})
+	m := muxOn(c, Config{})
 	m.start()
 	f := newFlow(m, 1)
 	for range 10_000 {
@@ -166,7 +166,7 @@ func TestBlockedCarrier(t *testing.T) {
 
 // TestReceiveQueue: a flow that nobody reads keeps the newest datagrams.
 func TestReceiveQueue(t *testing.T) {
-	m := newMux(blackhole{make(chan struct{})}, Config{})
+	m := muxOn(blackhole{make(chan struct{})}, Config{})
 	f := newFlow(m, 1)
 	m.ends[1] = f
 	const n = 5000

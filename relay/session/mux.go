@@ -66,7 +66,7 @@ type entry struct {
 
 // mux is what both sides of a session have in common.
 type mux struct {
-	carrier Carrier
+	trunk   trunk
 	cfg     Config
 	memory  memory
 	control control
@@ -84,15 +84,16 @@ type mux struct {
 	work sync.WaitGroup // every goroutine of the session
 }
 
-func newMux(c Carrier, cfg Config) *mux {
+func newMux(cfg Config) *mux {
 	m := &mux{
-		carrier: c,
 		cfg:     cfg.withDefaults(),
 		control: control{wake: make(chan struct{}, 1)},
 		sending: datagrams{wake: make(chan struct{}, 1)},
 		ends:    make(map[wire.StreamID]end),
 		done:    make(chan struct{}),
 	}
+	m.trunk.init(m.cfg.Window, m.done)
+	m.trunk.packet = m.packet
 	m.memory.limit, m.memory.shared = int64(m.cfg.Budget), m.cfg.Shared
 	if m.cfg.Shared != nil {
 		m.cfg.Shared.join(m)
@@ -100,21 +101,22 @@ func newMux(c Carrier, cfg Config) *mux {
 	return m
 }
 
-// start runs the session's goroutines; they end with the carrier.
+// start runs the session's goroutines; they end with the session.
 func (m *mux) start() {
-	m.work.Go(m.controlLoop)  // ends when the carrier is done or fails
-	m.work.Go(m.datagramLoop) // ends when the carrier is done or fails
+	m.work.Go(m.controlLoop)  // ends with the session
+	m.work.Go(m.datagramLoop) // ends with the session
+	m.work.Go(m.trunk.pump)   // ends with the session
 }
 
 // close ends the session and its carrier and waits for every goroutine.
 func (m *mux) close() {
-	m.carrier.Close()
-	m.finish()
+	m.finish(wire.CodeEnded)
 	m.work.Wait()
+	m.trunk.free()
 }
 
-// finish ends every stream with CodeEnded, once.
-func (m *mux) finish() {
+// finish ends the carrier, and every stream with code, once.
+func (m *mux) finish(code wire.Code) {
 	m.mu.Lock()
 	if m.closed {
 		m.mu.Unlock()
@@ -125,8 +127,9 @@ func (m *mux) finish() {
 	m.ends = nil
 	m.mu.Unlock()
 	close(m.done)
+	m.trunk.close()
 	for _, e := range ends {
-		e.ended(wire.CodeEnded)
+		e.ended(code)
 	}
 	m.sending.drop()
 	if m.cfg.Shared != nil {
@@ -137,10 +140,10 @@ func (m *mux) finish() {
 	}
 }
 
-// packet takes a session packet from the carrier.
+// packet takes a session packet. The trunk calls it, one packet at a time.
 func (m *mux) packet(class wire.Class, p []byte) error {
 	if len(p) == 0 {
-		m.finish()
+		m.finish(wire.CodeEnded)
 		return fmt.Errorf("empty session packet: %w", errProtocol)
 	}
 	for len(p) > 0 {
@@ -149,7 +152,7 @@ func (m *mux) packet(class wire.Class, p []byte) error {
 			err = m.frame(class, f)
 		}
 		if err != nil {
-			m.finish()
+			m.finish(wire.CodeEnded)
 			return err
 		}
 		p = rest
@@ -341,15 +344,12 @@ func (c *control) take(waiting []entry, refusals []refusal) ([]entry, []refusal)
 
 // controlLoop sends what streams have to say besides data, many frames to a packet.
 func (m *mux) controlLoop() {
-	defer m.finish()
 	var waiting []entry
 	var refusals []refusal
 	packet := make([]byte, 0, wire.SessionPacketSize)
 	for {
 		select {
 		case <-m.control.wake:
-		case <-m.carrier.Done():
-			return
 		case <-m.done:
 			return
 		}
@@ -367,7 +367,7 @@ func (m *mux) speak(packet []byte, waiting []entry, refusals []refusal) error {
 	sent := 0 // waiting[:sent] have been told
 	send := func(flushed int) error {
 		if len(packet) > 0 {
-			if err := m.carrier.Send(wire.Reliable, packet); err != nil {
+			if err := m.trunk.send(packet); err != nil {
 				return err
 			}
 			packet = packet[:0]

@@ -25,7 +25,12 @@ func newRecorder(depth int) *recorder {
 	return &recorder{make(chan []byte, depth), make(chan struct{})}
 }
 
-func (r *recorder) Send(_ wire.Class, p []byte) error {
+func (r *recorder) Attach(Handler) {}
+
+func (r *recorder) Send(kind byte, _ wire.Class, p []byte) error {
+	if kind != wire.PayloadSession {
+		return nil
+	}
 	select {
 	case r.sent <- slices.Clone(p):
 		return nil
@@ -116,7 +121,7 @@ func TestServerRefusesViolations(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRecorder(64)
-			s := NewServer(r, hang(), Config{})
+			s := serveOn(r, hang(), Config{})
 			defer s.Close()
 			for i, p := range tt.packets {
 				err := s.Packet(tt.class, p)
@@ -148,7 +153,7 @@ func TestClientRefusesViolations(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			c := NewClient(newRecorder(64), Config{})
+			c := NewClient(newRecorder(64), nil, Config{})
 			defer c.Close()
 			s, err := c.OpenTCP(somewhere)
 			if err != nil {
@@ -175,7 +180,7 @@ func TestClientRefusesViolations(t *testing.T) {
 func TestLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRecorder(64)
-		s := NewServer(r, hang(), Config{Streams: 10, Opens: 4})
+		s := serveOn(r, hang(), Config{Streams: 10, Opens: 4})
 		for id := range wire.StreamID(6) {
 			if err := s.Packet(wire.Reliable, open(id+1, wire.KindTCP)); err != nil {
 				t.Fatal(err)
@@ -208,7 +213,7 @@ func TestLimits(t *testing.T) {
 		s.Close()
 	})
 	t.Run("client", func(t *testing.T) {
-		c := NewClient(newRecorder(64), Config{Streams: 2})
+		c := NewClient(newRecorder(64), nil, Config{Streams: 2})
 		defer c.Close()
 		for range 2 {
 			if _, err := c.OpenTCP(somewhere); err != nil {
@@ -226,7 +231,7 @@ func TestBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const budget = 300 << 10
 		r := newRecorder(1024)
-		s := NewServer(r, hang(), Config{Budget: budget})
+		s := serveOn(r, hang(), Config{Budget: budget})
 		send := func(id wire.StreamID, n int) {
 			for ; n > 0; n -= maxData {
 				if err := s.Packet(wire.Reliable, wire.AppendData(nil, id, make([]byte, min(n, maxData)))); err != nil {
@@ -263,7 +268,7 @@ func TestBudget(t *testing.T) {
 func FuzzServerPacket(f *testing.F) {
 	seedPackets(f)
 	f.Fuzz(func(t *testing.T, script []byte) {
-		s := NewServer(blackhole{make(chan struct{})}, answering(), Config{Budget: 1 << 20, Streams: 16, Opens: 8})
+		s := serveOn(blackhole{make(chan struct{})}, answering(), Config{Budget: 1 << 20, Streams: 16, Opens: 8})
 		feed(t, s.m, script)
 	})
 }
@@ -271,7 +276,7 @@ func FuzzServerPacket(f *testing.F) {
 func FuzzClientPacket(f *testing.F) {
 	seedPackets(f)
 	f.Fuzz(func(t *testing.T, script []byte) {
-		c := NewClient(blackhole{make(chan struct{})}, Config{Budget: 1 << 20})
+		c := NewClient(blackhole{make(chan struct{})}, nil, Config{Budget: 1 << 20})
 		for range 3 {
 			s, err := c.OpenTCP(somewhere)
 			if err != nil {
@@ -321,7 +326,6 @@ func seedPackets(f *testing.F) {
 
 func feed(t *testing.T, m *mux, script []byte) {
 	defer func() {
-		m.carrier.(blackhole).end()
 		m.close()
 		used, extra := m.memory.used.Load(), m.memory.extra.Load()
 		if extra != 0 || used < 0 || m.accept != nil && used != 0 { // a client's streams are the program's to close

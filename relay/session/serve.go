@@ -23,7 +23,7 @@ func bind(ctx context.Context, e interface{ whenFailed(func()) }) (context.Conte
 
 // serveTCP connects the destination and copies both directions until both have
 // ended, each in its own way.
-func (s *Server) serveTCP(ctx context.Context, stream *Stream, dst netip.AddrPort) {
+func (s *server) serveTCP(ctx context.Context, stream *Stream, dst netip.AddrPort) {
 	ctx, cancel := bind(ctx, stream)
 	defer cancel()
 	defer stream.Close()
@@ -59,7 +59,7 @@ func (s *Server) serveTCP(ctx context.Context, stream *Stream, dst netip.AddrPor
 
 // serveFlow moves datagrams between a flow and a socket until either fails or
 // both have been silent for too long.
-func (s *Server) serveFlow(ctx context.Context, flow *Flow, dst netip.AddrPort) {
+func (s *server) serveFlow(ctx context.Context, flow *Flow, dst netip.AddrPort) {
 	ctx, cancel := bind(ctx, flow)
 	defer cancel()
 	defer flow.Close()
@@ -183,7 +183,7 @@ func (i *idle) stop() {
 
 // serveDNS answers the messages of a DNS stream, several at a time; when too
 // many are under way it stops reading, and the stream's window pushes back.
-func (s *Server) serveDNS(ctx context.Context, stream *Stream) {
+func (s *server) serveDNS(ctx context.Context, stream *Stream) {
 	ctx, cancel := bind(ctx, stream)
 	defer cancel()
 	defer stream.Close()

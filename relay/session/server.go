@@ -11,8 +11,8 @@ import (
 // while that one ends.
 const maxLines = 4
 
-// Server is the exit's end of a session: it serves what the client opens.
-type Server struct {
+// server is the exit's end of one session: it serves what the client opens.
+type server struct {
 	m       *mux
 	opener  Opener
 	serving atomic.Int64  // streams with a goroutine
@@ -21,37 +21,22 @@ type Server struct {
 	queries chan struct{} // one token per DNS query
 }
 
-// NewServer starts a session on c whose streams end at opener's sockets. Its
-// goroutines end with the carrier; Close waits for them. Whoever owns the
-// carrier hands every packet that arrives to Packet.
-func NewServer(c Carrier, opener Opener, cfg Config) *Server {
-	s := &Server{m: newMux(c, cfg), opener: opener}
+// newServer starts a session without a carrier, whose streams end at opener's
+// sockets. Its goroutines end with the session.
+func newServer(opener Opener, cfg Config) *server {
+	s := &server{m: newMux(cfg), opener: opener}
 	s.queries = make(chan struct{}, s.m.cfg.Queries)
 	ctx, stop := context.WithCancel(context.Background())
 	s.m.accept = func(f wire.SessionFrame) error { return s.accept(ctx, f) }
 	s.m.onEnd = stop
+	s.m.trunk.onEnd = func() { s.m.finish(wire.CodeEnded) }
 	s.m.start()
 	return s
 }
 
-// Packet takes a packet from the client. It is called by the link's reader: it
-// does not block or keep p. An error means that the circuit must be closed; the
-// session has ended.
-func (s *Server) Packet(class wire.Class, p []byte) error { return s.m.packet(class, p) }
-
-// Close ends the session and its carrier, and waits for its goroutines. Not to be
-// called from where Packet is called.
-func (s *Server) Close() { s.m.close() }
-
-// Streams counts streams and flows that are open.
-func (s *Server) Streams() int { return s.m.count() }
-
-// Dropped counts datagrams of either direction that were dropped at this end.
-func (s *Server) Dropped() uint64 { return s.m.dropped() }
-
 // accept takes an OPEN and starts a goroutine that serves the stream, or has it
 // refused when there are too many.
-func (s *Server) accept(ctx context.Context, f wire.SessionFrame) error {
+func (s *server) accept(ctx context.Context, f wire.SessionFrame) error {
 	room := s.serving.Load() < int64(s.m.cfg.Streams) && s.opening.Load() < int64(s.m.cfg.Opens)
 	if f.Kind == wire.KindDNS && s.lines.Load() >= maxLines {
 		room = false

@@ -1,27 +1,35 @@
 // Package session carries streams, UDP flows and DNS messages between a client
-// and the last hop of its circuit (docs/protocol.md section 6).
+// and the last hop of its circuit (docs/protocol.md section 6), and outlives the
+// circuit: when it ends, the session goes on over another to the same exit.
 //
-// A Client opens streams, a Server serves them through an Opener that owns the
-// real sockets (relay/exit). Both sit on a Carrier, which is a circuit's end and
-// moves packets of at most wire.SessionPacketSize bytes in order. Packets come
-// in through Packet, called by the goroutine that reads the link: it never
-// blocks, never sends and never keeps the bytes; what must be answered is
-// marked at the stream and sent by the session's own goroutine.
+// A Client opens streams; an Exit knows the sessions of all its clients and serves
+// their streams through an Opener that owns the real sockets (relay/exit). A
+// session sits on a Carrier at a time, which is a circuit's end and moves packets
+// of at most wire.SessionPacketSize bytes in order. Packets come in through a
+// Handler, called by the goroutine that reads the link: it never blocks, never
+// sends and never keeps the bytes; what must be answered is marked and sent by the
+// session's own goroutines.
 //
-//	Stream.Write -> DATA frames of a full packet -> Carrier.Send   (caller's goroutine)
-//	Packet -> chunks of the stream -> Stream.Read                  (caller's goroutine)
+//	Stream.Write -> DATA frames in a kept packet -> Carrier.Send    (caller's goroutine)
+//	Handler -> chunks of the stream -> Stream.Read                  (caller's goroutine)
 //	Read -> credit used up by a quarter -> control loop -> WINDOW
-//	Flow.Write -> bounded queue -> datagram loop -> Carrier.Send   (drops the oldest)
+//	Flow.Write -> bounded queue -> datagram loop -> Carrier.Send    (drops the oldest)
+//	Handler -> pump -> ACK, PONG; on a new carrier ATTACH, ATTACHED, what was not acknowledged
 //
 // It refuses to buffer more than it granted (a peer that overruns a window ends
-// the session), to answer without bound, and to print destinations.
+// the session), to keep more sent packets than its window, to answer without
+// bound, and to print destinations. It does not choose circuits: whoever owns them
+// gives it one and is asked for another when it ends.
 //
 // Locks: mux.mu guards the table of streams, control.mu the list of those with
 // something to say, and each Stream and Flow has one mutex for its own state.
-// Budget.mu guards a list of sessions and is held together with no other.
-// A stream's mutex may be held when control.mu is taken; mux.mu is never held
-// together with a stream's. Carrier.Send is called with no mutex but the ones that
-// put writers of one stream in a row.
+// trunk.sending puts sequenced packets in a row and is the only mutex held while a
+// carrier is backed up; trunk.receiving puts arrivals in a row and is held while
+// frames are dealt out, so it comes before all of the above; trunk.mu guards what
+// is kept and is held together with no stream's. Budget.mu guards a list of
+// sessions and is held together with no other. A stream's mutex may be held when
+// control.mu is taken; mux.mu is never held together with a stream's. Exit.mu
+// guards the list of sessions: no other but trunk.mu is taken while it is held.
 package session
 
 import (
@@ -34,18 +42,23 @@ import (
 	"cuttle/relay/wire"
 )
 
-// Carrier moves session packets, in order within a class. The client's circuit
-// and the exit's end of a circuit are carriers.
+// Carrier moves payloads, in order within a class. The client's circuit and the
+// exit's end of a circuit are carriers.
 type Carrier interface {
-	// Send copies packet (1 to wire.SessionPacketSize bytes) and queues it. It
-	// blocks while the circuit is backed up and fails once it is closed. It may be
-	// called by many goroutines.
-	Send(class wire.Class, packet []byte) error
+	// Send copies packet (1 to wire.SessionPacketSize bytes) and queues it as a
+	// payload of that kind (wire.PayloadSession or wire.PayloadAttach). It blocks
+	// while the circuit is backed up and fails once it is closed. It may be called
+	// by many goroutines.
+	Send(kind byte, class wire.Class, packet []byte) error
 	// Close ends the circuit; calls of Send that block return.
 	Close()
 	// Done is closed when the circuit has ended.
 	Done() <-chan struct{}
 }
+
+// Handler takes the payloads of a carrier. It is called by the link's reader: it
+// does not block or keep p. After an error the carrier must be closed.
+type Handler = func(kind byte, class wire.Class, p []byte) error
 
 // Conn is a TCP connection of the exit. Errors of its methods carry an *Error
 // where the cause has a code; every other error counts as reset by the far end.
@@ -95,6 +108,7 @@ var (
 	errProtocol = errors.New("protocol violation")
 	errNumbers  = errors.New("stream numbers used up")
 	errSize     = errors.New("datagram too large")
+	errStale    = errors.New("the session has moved to another carrier")
 )
 
 // Config bounds a session. Zero fields get the defaults named at each.
@@ -105,6 +119,10 @@ type Config struct {
 	Streams   int     // streams and flows at a time; 1024
 	Opens     int     // streams whose destination is being connected (exit); 128
 	Queries   int     // DNS queries at a time; 64
+
+	Window   int           // bytes of packets kept until they are acknowledged; 8 MiB, at least wire.LeastWindow
+	Resume   time.Duration // a session without a carrier ends after; 60 s
+	Attaches int           // carriers that a client attaches to after the first, per hour; 30
 
 	Linger        time.Duration // after Close, wait for the peer's FIN as long; 30 s
 	IdleReplied   time.Duration // a UDP flow that has been answered ends when silent (exit); 2 min
@@ -123,11 +141,14 @@ func (c Config) withDefaults() Config {
 	number(&c.Streams, 1024)
 	number(&c.Opens, 128)
 	number(&c.Queries, 64)
+	number(&c.Window, 8<<20)
+	number(&c.Attaches, 30)
 	duration := func(v *time.Duration, otherwise time.Duration) {
 		if *v <= 0 {
 			*v = otherwise
 		}
 	}
+	duration(&c.Resume, time.Minute)
 	duration(&c.Linger, 30*time.Second)
 	duration(&c.IdleReplied, 2*time.Minute)
 	duration(&c.IdleUnreplied, 30*time.Second)

@@ -228,7 +228,7 @@ func TestReset(t *testing.T) {
 			settled(t, r.session, 0)
 		}},
 		{"by the session", func(t *testing.T, r *reset, st *Stream, c *memConn) {
-			r.up.Close()
+			r.client.Close()
 			synctest.Wait()
 			_, err := io.Copy(io.Discard, struct{ io.Reader }{st})
 			if err != nil { // unless the far end had finished

@@ -36,8 +36,7 @@ type Stream struct {
 	ready chan struct{} // closed when the far end has answered, or the stream ended
 	dead  atomic.Bool   // failure is set
 
-	writing sync.Mutex // puts writers in a row; guards packet
-	packet  []byte
+	writing sync.Mutex // puts writers in a row
 
 	reading sync.Mutex // puts readers in a row; guards held while state.busyRead
 	held    chunks     // taken from in, not yet read
@@ -82,7 +81,6 @@ func newStream(m *mux, id wire.StreamID) *Stream {
 		m:       m,
 		id:      id,
 		ready:   make(chan struct{}),
-		packet:  make([]byte, 0, wire.SessionPacketSize),
 		window:  newWindow(m.cfg.MaxWindow),
 		credits: wire.StreamWindow,
 	}
@@ -197,7 +195,7 @@ func (s *Stream) consumed(n int) {
 }
 
 // Write sends p in DATA frames that fill a packet each. It waits for the peer's
-// credit and while the circuit is backed up; a deadline ends the first wait only.
+// credit, while the circuit is backed up and while the session's window is full; a deadline ends the first wait only.
 func (s *Stream) Write(p []byte) (n int, err error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
@@ -260,16 +258,18 @@ func (s *Stream) take(n int) (int, error) {
 	}
 }
 
-// send puts p on the carrier; the credit for it has been taken.
+// send has p sent; the credit for it has been taken.
 func (s *Stream) send(p []byte) (n int, err error) {
 	for n < len(p) {
 		if s.dead.Load() {
 			return n, nil // the next take says why
 		}
 		k := min(len(p)-n, maxData)
-		if s.m.carrier.Send(wire.Reliable, wire.AppendData(s.packet, s.id, p[n:n+k])) != nil {
-			return n, net8()
+		slot, err := s.m.trunk.reserve()
+		if err != nil {
+			return n, err
 		}
+		s.m.trunk.commit(wire.AppendData(slot, s.id, p[n:n+k]))
 		n += k
 	}
 	return n, nil

@@ -18,10 +18,13 @@ import (
 func delayed(t *testing.T, delay time.Duration, cfg Config) (a, b *Stream, end func()) {
 	up, down := sessiontest.Pipe(1 << 14)
 	up.Delay, down.Delay = delay, delay
-	m, n := newMux(up, cfg), newMux(down, cfg)
+	m, n := newMux(cfg), newMux(cfg)
+	m.trunk.client = true
+	up.Attach(attachTo(m, up))
+	down.Attach(attachTo(n, down))
 	m.start()
 	n.start()
-	sessiontest.Join(up, m.packet, down, n.packet)
+	sessiontest.Join(up, down)
 	a, b = benchStreams(m, n, 1)
 	return a, b, func() {
 		_, _ = a.Close(), b.Close()

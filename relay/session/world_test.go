@@ -103,9 +103,51 @@ func echo(c *memConn) {
 	_ = c.CloseWrite()
 }
 
+// attachTo makes c the carrier of m without asking, as if it had been attached.
+func attachTo(m *mux, c Carrier) Handler {
+	a := &attachment{carrier: c, said: said{begun: true}}
+	m.trunk.current, m.trunk.now = a, a
+	m.trunk.live.Store(a)
+	return m.trunk.handler(a)
+}
+
+func muxOn(c Carrier, cfg Config) *mux {
+	m := newMux(cfg)
+	attachTo(m, c)
+	return m
+}
+
+// serveOn makes an exit's end on c, for tests that give it packets themselves.
+func serveOn(c Carrier, o Opener, cfg Config) *server {
+	s := newServer(o, cfg)
+	attachTo(s.m, c)
+	return s
+}
+
+func (s *server) Packet(class wire.Class, p []byte) error { return s.m.packet(class, p) }
+func (s *server) Close()                                  { s.m.close() }
+func (s *server) Streams() int                            { return s.m.count() }
+func (s *server) Dropped() uint64                         { return s.m.dropped() }
+func (c *Client) Packet(class wire.Class, p []byte) error { return c.m.packet(class, p) }
+
+// answerAttach takes the client's ATTACH for m and what follows it.
+func answerAttach(m *mux, c Carrier) Handler {
+	a := &attachment{carrier: c, first: wire.SessionControl{Type: wire.SessionAttached}}
+	h := m.trunk.handler(a)
+	asked := false
+	return func(kind byte, class wire.Class, p []byte) error {
+		if !asked {
+			asked = true
+			_, err := m.trunk.adopt(a, 0)
+			return err
+		}
+		return h(kind, class, p)
+	}
+}
+
 type session struct {
 	client *Client
-	server *Server
+	server *server
 	up     *sessiontest.Carrier // the client's
 	down   *sessiontest.Carrier // the server's
 }
@@ -118,8 +160,9 @@ func connect(t testing.TB, o Opener, cfg Config, change ...func(*session)) *sess
 	for _, f := range change {
 		f(s)
 	}
-	s.client, s.server = NewClient(up, cfg), NewServer(down, o, cfg)
-	sessiontest.Join(up, s.client.Packet, down, s.server.Packet)
+	s.client, s.server = NewClient(up, nil, cfg), newServer(o, cfg)
+	down.Attach(answerAttach(s.server.m, down))
+	sessiontest.Join(up, down)
 	t.Cleanup(func() { s.end(t) })
 	return s
 }

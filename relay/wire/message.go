@@ -6,6 +6,7 @@ import "fmt"
 const (
 	PayloadControl byte = 1 // a fragment of a circuit message
 	PayloadSession byte = 2 // a session packet; only to and from the last hop
+	PayloadAttach  byte = 3 // session control, as PayloadSession
 )
 
 // MessageType is the first byte of a circuit message, docs/protocol.md section 4.3.

@@ -36,4 +36,5 @@ const (
 	DatagramOverhead  = 1 + 4 + 1 + 2   // DATAGRAM frame without its bytes
 	MaxOpenSize       = 1 + 4 + 1 + 1 + 16 + 2
 	StreamWindow      = 262144 // bytes each direction of a stream may send at first
+	LeastWindow       = 262144 // bytes of sent packets a side of a session may keep at least
 )

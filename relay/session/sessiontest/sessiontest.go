@@ -9,6 +9,7 @@ package sessiontest
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cuttle/relay/wire"
@@ -17,7 +18,10 @@ import (
 // ErrClosed is what Send returns once the pair is closed.
 var ErrClosed = errors.New("carrier closed")
 
+type handler = func(kind byte, class wire.Class, p []byte) error
+
 type packet struct {
+	kind  byte
 	class wire.Class
 	n     int
 	at    time.Time
@@ -33,7 +37,11 @@ type Carrier struct {
 	// Lose, if set, tells which of the packets that this side sends get lost. It is
 	// called by one goroutine.
 	Lose func(class wire.Class, p []byte) bool
+	// Dead, once set, means that everything this side sends is lost: a path that has
+	// gone silent.
+	Dead atomic.Bool
 
+	to   atomic.Pointer[handler]
 	out  chan *packet
 	pair *pair
 }
@@ -51,17 +59,20 @@ func Pipe(depth int) (a, b *Carrier) {
 	return &Carrier{out: make(chan *packet, depth), pair: p}, &Carrier{out: make(chan *packet, depth), pair: p}
 }
 
-// Join starts to deliver: what a sends goes to toB, what b sends to toA. An error
-// of either closes the pair, as it would close a circuit.
-func Join(a *Carrier, toA func(wire.Class, []byte) error, b *Carrier, toB func(wire.Class, []byte) error) {
-	a.pair.work.Go(func() { a.deliver(toB) }) // ends when the pair is closed
-	a.pair.work.Go(func() { b.deliver(toA) }) // ends when the pair is closed
+// Attach sets who takes what the other side sends, before it sends anything.
+func (c *Carrier) Attach(h handler) { c.to.Store(&h) }
+
+// Join starts to deliver what each side sends to the Handler of the other. An
+// error of either closes the pair, as it would close a circuit.
+func Join(a, b *Carrier) {
+	a.pair.work.Go(func() { a.deliver(b) }) // ends when the pair is closed
+	b.pair.work.Go(func() { b.deliver(a) }) // ends when the pair is closed
 }
 
 // Wait waits for the goroutines that Join started, after Close.
 func (c *Carrier) Wait() { c.pair.work.Wait() }
 
-func (c *Carrier) deliver(to func(wire.Class, []byte) error) {
+func (c *Carrier) deliver(to *Carrier) {
 	for {
 		select {
 		case <-c.pair.done:
@@ -70,13 +81,19 @@ func (c *Carrier) deliver(to func(wire.Class, []byte) error) {
 			if c.Delay > 0 && !c.wait(p.at.Add(c.Delay)) {
 				return
 			}
-			if c.Lose == nil || !c.Lose(p.class, p.b[:p.n]) {
-				if to(p.class, p.b[:p.n]) != nil {
+			if !c.Dead.Load() && (c.Lose == nil || !c.Lose(p.class, p.b[:p.n])) {
+				h := to.to.Load()
+				if h == nil || (*h)(p.kind, p.class, p.b[:p.n]) != nil {
 					c.Close()
 					return
 				}
 			}
 			packets.Put(p)
+			select { // nothing is delivered behind what the end took
+			case <-c.pair.done:
+				return
+			default:
+			}
 		}
 	}
 }
@@ -97,9 +114,9 @@ func (c *Carrier) wait(until time.Time) bool {
 }
 
 // Send copies b and queues it; it blocks while the queue is full.
-func (c *Carrier) Send(class wire.Class, b []byte) error {
+func (c *Carrier) Send(kind byte, class wire.Class, b []byte) error {
 	p := packets.Get().(*packet)
-	p.class, p.n = class, copy(p.b[:], b)
+	p.kind, p.class, p.n = kind, class, copy(p.b[:], b)
 	if c.Delay > 0 {
 		p.at = time.Now()
 	}

@@ -1,0 +1,233 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"cuttle/relay/session"
+	"cuttle/relay/wire"
+	"cuttle/stack"
+)
+
+// waiter is a server that takes a connection and says nothing until told.
+func waiter(t *testing.T) (address string, speak func()) {
+	release := make(chan struct{})
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-release:
+			_, _ = io.WriteString(w, "late")
+		case <-r.Context().Done():
+		}
+	}))
+	t.Cleanup(web.Close)
+	return strings.TrimPrefix(web.URL, "http://"), sync.OnceFunc(func() { close(release) })
+}
+
+// When the only relay in the middle goes, new flows are told why there is no
+// circuit, and those that are there wait: when the relay is back they go on.
+func TestRelayRestarted(t *testing.T) {
+	address, speak := waiter(t)
+	nw := newNetwork(t, "plain")
+	o := nw.pool()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	conn, err := o.DialTCP(ctx, flowTo(address))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	nw.stop["r2"]()
+	short, cancel2 := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel2()
+	_, err = o.DialTCP(short, flowTo(address))
+	if !errors.Is(err, stack.ErrTimeout) || !strings.Contains(err.Error(), "next hop not connected") {
+		t.Errorf("connect without r2: %v, want a timeout that says why there is no circuit", err)
+	}
+	nw.start("r2")
+	if _, err := io.WriteString(conn, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	speak()
+	got, err := io.ReadAll(struct{ io.Reader }{conn})
+	if err != nil || !bytes.HasSuffix(got, []byte("late")) {
+		t.Errorf("after the relay's restart: read %d bytes, %v; want the answer\n%s", len(got), err, nw.logs)
+	}
+}
+
+// When a session cannot be attached again in time, its flows end with code 8.
+func TestRelayGone(t *testing.T) {
+	address, _ := waiter(t)
+	nw := newNetwork(t, "plain")
+	nw.nodes["c"].client.onward.cfg.Resume = time.Second
+	o := nw.pool()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	conn, err := o.DialTCP(ctx, flowTo(address))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	nw.stop["r2"]()
+	_, err = conn.Read(make([]byte, 1))
+	wantEnded(t, err)
+}
+
+func wantEnded(t *testing.T, err error) {
+	t.Helper()
+	var e *session.Error
+	if !errors.As(err, &e) || e.Code != wire.CodeEnded {
+		t.Errorf("read: %v, want the session's end", err)
+	}
+}
+
+// mesh is a client with two guards, two relays and exits behind them.
+func mesh(t *testing.T, exits ...string) *network {
+	names := append([]string{"c", "g1", "g2", "m1", "m2"}, exits...)
+	links := [][2]string{{"c", "g1"}, {"c", "g2"}, {"g1", "m1"}, {"g1", "m2"}, {"g2", "m1"}, {"g2", "m2"}}
+	for _, x := range exits {
+		links = append(links, [2]string{"m1", x}, [2]string{"m2", x})
+	}
+	return newMesh(t, "plain", names, links, exits...)
+}
+
+// inUse names the hops of the circuit that carries a flow.
+func (nw *network) inUse() (names []string) {
+	nw.t.Helper()
+	byID := map[string]string{}
+	for name, n := range nw.nodes {
+		byID[n.id.ID.String()] = name
+	}
+	for _, c := range nw.nodes["c"].Circuits() {
+		if c.Streams > 0 && c.State == "open" {
+			for _, h := range c.Hops {
+				names = append(names, byID[h.Node])
+			}
+			return names
+		}
+	}
+	nw.t.Fatal("no circuit is in use")
+	return nil
+}
+
+// slow lets so many bytes through until it is opened, and tells when they are.
+type slow struct {
+	r    io.Reader
+	left atomic.Int64
+	half chan struct{}
+	once sync.Once
+	open chan struct{}
+}
+
+func newSlow(r io.Reader, n int64) *slow {
+	s := &slow{r: r, half: make(chan struct{}), open: make(chan struct{})}
+	s.left.Store(n)
+	return s
+}
+
+func (s *slow) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p[:min(len(p), 16<<10)])
+	if s.left.Add(int64(-n)) < 0 {
+		s.once.Do(func() { close(s.half) })
+		<-s.open
+	}
+	return n, err
+}
+
+// A relay in the middle, then the guard, is stopped while a body goes up and
+// another comes down: both arrive as they were sent.
+func TestTransferSurvives(t *testing.T) {
+	for hop, name := range []string{"guard", "middle"} {
+		t.Run(name, func(t *testing.T) {
+			body := make([]byte, 8<<20)
+			_, _ = rand.Read(body)
+			down := newSlow(bytes.NewReader(body), 2<<20)
+			web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_ = http.NewResponseController(w).EnableFullDuplex()
+				done := make(chan struct{})
+				go func() { // ends when the body is sent
+					defer close(done)
+					_, _ = io.Copy(w, down)
+				}()
+				got, err := io.ReadAll(r.Body)
+				<-done
+				if err != nil || !bytes.Equal(got, body) {
+					t.Errorf("the server has read %d bytes, %v; want the %d sent", len(got), err, len(body))
+				}
+			}))
+			defer web.Close()
+			nw := mesh(t, "x1")
+			o := nw.pool()
+			tr := &http.Transport{DialContext: o.DialContext, DisableKeepAlives: true}
+			ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+			defer cancel()
+			up := newSlow(bytes.NewReader(body), 2<<20)
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, web.URL, up)
+			if err != nil {
+				t.Fatal(err)
+			}
+			killed := make(chan time.Time, 1)
+			go func() { // ends with the halves
+				<-up.half
+				<-down.half
+				nw.stop[nw.inUse()[hop]]()
+				killed <- time.Now()
+				close(up.open)
+				close(down.open)
+			}()
+			resp, err := (&http.Client{Transport: tr}).Do(req)
+			if err != nil {
+				t.Fatalf("%v\n%s", err, nw.logs)
+			}
+			defer resp.Body.Close()
+			got, err := io.ReadAll(resp.Body)
+			if err != nil || !bytes.Equal(got, body) {
+				t.Fatalf("%d bytes, %v; want the %d bytes sent\n%s", len(got), err, len(body), nw.logs)
+			}
+			t.Logf("complete %v after the %s was stopped", time.Since(<-killed).Round(time.Millisecond), name)
+		})
+	}
+}
+
+// A dead exit ends its flows at once, and new flows go over another.
+func TestExitGone(t *testing.T) {
+	address, _ := waiter(t)
+	nw := mesh(t, "x1", "x2")
+	o := nw.pool()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	conn, err := o.DialTCP(ctx, flowTo(address))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	hops := nw.inUse()
+	nw.stop[hops[2]]()
+	gone := time.Now()
+	again, err := o.DialTCP(ctx, flowTo(address))
+	if took := time.Since(gone); err != nil || took > time.Second {
+		t.Errorf("new flow after %v: %v, want one within a second", took, err)
+	} else {
+		defer again.Close()
+	}
+	_, err = conn.Read(make([]byte, 1))
+	wantEnded(t, err)
+	if took := time.Since(gone); took > 3*time.Second {
+		t.Errorf("the flow ended after %v, want at once", took)
+	} else {
+		t.Logf("the flow ended after %v", took.Round(time.Millisecond))
+	}
+	if now := nw.inUse(); slices.Contains(now, hops[2]) {
+		t.Errorf("new flows use %v, %s is gone", now, hops[2])
+	}
+}

@@ -1,0 +1,136 @@
+package circuit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"cuttle/relay/netmap"
+	"cuttle/relay/wire"
+)
+
+// ErrExitGone is what GetTo's error is when the exit's neighbor says that it has
+// no link to the exit.
+var ErrExitGone = errors.New("the exit is gone")
+
+var errNotOffered = errors.New("get circuit: this pool finds no paths to a given exit")
+
+// GetTo returns a circuit to the exit of lost that nobody uses, for a session
+// that has lost its own, and begins a use of it. Get gives it to nobody before
+// Offer. Of the circuits that are ready it takes the one that shares fewest
+// relays with the lost one; if there is none it builds one around those relays,
+// or, when there is no such path, over them. silent tells that the lost circuit
+// was not closed but went silent: then what shares a relay with it is likely to
+// be as dead, and is used only when nothing else can be had.
+func (p *Pool) GetTo(ctx context.Context, lost *Circuit, silent bool) (*Circuit, error) {
+	shared := len(lost.hops) // with a closed circuit: whatever is still open will do
+	if silent {
+		shared = 0
+	}
+	if c := p.claim(lost, shared); c != nil {
+		return c, nil
+	}
+	relays := lost.hops[:len(lost.hops)-1]
+	c, err := p.buildTo(ctx, lost.Exit(), relays)
+	if err == nil {
+		return c, nil
+	}
+	if silent {
+		if c := p.claim(lost, len(lost.hops)); c != nil {
+			return c, nil
+		}
+	}
+	return nil, err
+}
+
+// Offer lets Get give out a circuit that GetTo has returned.
+func (p *Pool) Offer(c *Circuit) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range p.members {
+		if m.c == c {
+			m.claimed = false
+		}
+	}
+}
+
+// claim takes an unused circuit to the exit of lost that shares at most so many
+// relays with it, nil if there is none.
+func (p *Pool) claim(lost *Circuit, most int) *Circuit {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var best *member
+	for _, m := range p.members {
+		if !m.usedAt.IsZero() || !alive(m.c) || m.c.Exit() != lost.Exit() {
+			continue
+		}
+		if n := sharedRelays(m.c, lost); n <= most {
+			best, most = m, n-1
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	best.usedAt, best.claimed = time.Now(), true
+	best.c.users.Add(1)
+	p.wake()
+	return best.c
+}
+
+func sharedRelays(a, b *Circuit) (n int) {
+	for _, id := range a.hops[:len(a.hops)-1] {
+		if slices.Contains(b.hops, id) {
+			n++
+		}
+	}
+	return n
+}
+
+// buildTo makes a circuit to exit, without the nodes of avoid if there is such a
+// path, and claims it.
+func (p *Pool) buildTo(ctx context.Context, exit wire.NodeID, avoid []wire.NodeID) (*Circuit, error) {
+	if p.cfg.ChooseTo == nil {
+		return nil, errNotOffered
+	}
+	path, err := p.chooseTo(exit, avoid)
+	if err != nil {
+		return nil, err
+	}
+	c, err := p.cfg.Build(ctx, path)
+	if err != nil {
+		p.blame(path, err, time.Now())
+		var at *BuildError
+		if errors.As(err, &at) && at.Hop > 0 && at.Hop == len(path)-1 && at.Reason == wire.ReasonNotConnected {
+			return nil, fmt.Errorf("%w: %w", ErrExitGone, err)
+		}
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		c.Close()
+		return nil, ErrClosed
+	}
+	c.users.Add(1)
+	p.add(&member{c: c, usedAt: time.Now(), claimed: true})
+	p.wake()
+	return c, nil
+}
+
+// chooseTo finds a path without the relays of the lost circuit and without those
+// that have failed lately; if there is none, it gives up the latter, then the
+// former.
+func (p *Pool) chooseTo(exit wire.NodeID, lost []wire.NodeID) ([]*netmap.Record, error) {
+	failed := slices.DeleteFunc(p.avoided(time.Now()), func(id wire.NodeID) bool { return id == exit })
+	tries := [][]wire.NodeID{slices.Concat(lost, failed), lost, failed, nil}
+	var path []*netmap.Record
+	var err error
+	for _, avoid := range tries {
+		if path, err = p.cfg.ChooseTo(exit, avoid); err == nil {
+			break
+		}
+	}
+	return path, err
+}

@@ -1,0 +1,315 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"cuttle/relay/wire"
+)
+
+// ErrExitGone is what Redial returns when the exit itself cannot be reached: its
+// neighbor says that there is no link to it. After goneAttempts of them in a row
+// the session ends, so that its flows do not wait for what will not come.
+var ErrExitGone = errors.New("the exit is gone")
+
+// Tunables of keeping a session on a carrier, docs/protocol.md section 6.1.
+const (
+	watchEvery = 250 * time.Millisecond
+	watchIdle  = time.Second      // the same, when nothing needs the carrier
+	pingAfter  = time.Second      // without anything arriving
+	pingMost   = 15 * time.Second // the same, in a session that has been quiet for long
+	deadAfter  = 3 * time.Second  // without anything arriving, and a PING waits
+
+	attachDelay  = 300 * time.Millisecond // at most, before the first attempt; doubles with each
+	attachMost   = 8 * time.Second        // at most, before any
+	answerTime   = 2 * time.Second        // for ATTACHED
+	goneAttempts = 2
+	closeTime    = 500 * time.Millisecond
+)
+
+// attach makes line the session's carrier; the pump sends ATTACH on it.
+func (c *Client) attach(line Line, resume bool) *attachment {
+	a := &attachment{
+		carrier: line, answer: make(chan struct{}),
+		first: wire.SessionControl{Type: wire.SessionAttach, Resume: resume, ID: c.id},
+	}
+	if resume {
+		a.state = asking
+	}
+	t := &c.m.trunk
+	line.Attach(t.handler(a))
+	t.mu.Lock()
+	acked := t.acked
+	t.mu.Unlock()
+	if _, err := t.adopt(a, acked); err != nil { // the session has ended
+		line.Close()
+	}
+	return a
+}
+
+// keep has the session on a carrier until it ends: `attached -> detached ->
+// attached`, and out of detached, when nothing is left to carry or nothing more
+// is tried, the end.
+func (c *Client) keep(a *attachment) {
+	var past []time.Time // attaches of the last hour
+	for {
+		silent, refused := c.watch(a)
+		c.m.trunk.lose(a)
+		a.carrier.Close()
+		switch {
+		case refused != 0:
+			c.m.finish(refused)
+			return
+		case c.ended():
+			return
+		case c.redial == nil || !c.needed():
+			c.m.finish(wire.CodeEnded)
+			return
+		}
+		if a, past = c.again(silent, past); a == nil {
+			c.m.finish(wire.CodeEnded)
+			return
+		}
+	}
+}
+
+func (c *Client) ended() bool {
+	select {
+	case <-c.m.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// needed tells whether there is anything that a carrier is needed for: a stream
+// that is over here may still have bytes under way.
+func (c *Client) needed() bool { return c.m.count() > 0 || c.m.trunk.outstanding() > 0 }
+
+// again attaches the session to another carrier: nil when it has tried as long or
+// as often as it may. An attachment that is returned may still be refused.
+func (c *Client) again(silent bool, past []time.Time) (*attachment, []time.Time) {
+	ctx, cancel := context.WithTimeout(context.Background(), c.m.cfg.Resume)
+	defer cancel()
+	c.m.work.Go(func() { // ends with ctx, which ends when this returns
+		select {
+		case <-c.m.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	gone := 0
+	for delay := attachDelay; c.pause(ctx, delay); delay = min(2*delay, attachMost) {
+		now := time.Now()
+		for len(past) > 0 && now.Sub(past[0]) > time.Hour {
+			past = past[1:]
+		}
+		if len(past) >= c.m.cfg.Attaches {
+			return nil, past
+		}
+		line, err := c.redial(ctx, silent)
+		if errors.Is(err, ErrExitGone) {
+			if gone++; gone == goneAttempts {
+				return nil, past
+			}
+			delay = attachDelay / 2
+			continue
+		}
+		if err != nil {
+			continue
+		}
+		gone = 0
+		past = append(past, now)
+		a := c.attach(line, true)
+		if c.answered(ctx, a) {
+			return a, past
+		}
+		silent = true
+		c.m.trunk.lose(a)
+		line.Close()
+	}
+	return nil, past
+}
+
+// pause waits a random time of at most delay; Retry ends it. False when ctx has
+// ended.
+func (c *Client) pause(ctx context.Context, delay time.Duration) bool {
+	timer := time.NewTimer(rand.N(delay))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-c.poke:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
+}
+
+// answered waits for the exit's answer to ATTACH.
+func (c *Client) answered(ctx context.Context, a *attachment) bool {
+	timer := time.NewTimer(answerTime)
+	defer timer.Stop()
+	select {
+	case <-a.answer:
+	case <-a.carrier.Done():
+		return a.replied()
+	case <-timer.C:
+		return false
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// watch waits until the carrier has ended, or has gone silent although the exit was
+// asked, or the session has ended. refused is the code of its end if the exit
+// refused it.
+func (c *Client) watch(a *attachment) (silent bool, refused wire.Code) {
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	p := newPulse(&c.m.trunk, a.carrier)
+	answer, idle := a.answer, false
+	for {
+		select {
+		case <-answer:
+			switch a.refusal {
+			case wire.RefusalUnknown:
+				return false, wire.CodeEnded
+			case wire.RefusalBusy:
+				return false, wire.CodeResources
+			}
+			answer = nil
+		case <-a.carrier.Done():
+			if !a.replied() {
+				return false, 0
+			}
+			if a.refusal != 0 {
+				continue // answer is ready
+			}
+			return false, 0
+		case <-c.m.done:
+			return false, 0
+		case <-ticker.C:
+			if p.beat(c.needed()) {
+				return true, 0
+			}
+			if idle != p.idle {
+				if idle = p.idle; idle {
+					ticker.Reset(watchIdle)
+				} else {
+					ticker.Reset(watchEvery)
+				}
+			}
+		}
+	}
+}
+
+// farewell tells the exit that the session is over and waits for it to close the
+// carrier.
+func (c *Client) farewell() {
+	t := &c.m.trunk
+	t.receiving.Lock()
+	a := t.current
+	ready := a != nil && a.state == taking
+	t.receiving.Unlock()
+	if !ready || c.ended() {
+		return
+	}
+	t.signal(func(d *todo) { d.end = true })
+	timer := time.NewTimer(closeTime)
+	defer timer.Stop()
+	select {
+	case <-a.carrier.Done():
+	case <-timer.C:
+	case <-c.m.done:
+	}
+}
+
+// pulse notices that a carrier is silently dead. It is asked every watchEvery.
+type pulse struct {
+	t       *trunk
+	backlog func() (queued int, taken uint64) // nil: the carrier does not say
+
+	heard  time.Time // something arrived last, or the carrier's queue moved
+	active time.Time // packets went or came last
+	pinged time.Time // of the first PING since heard; zero: none
+	moved  uint64    // packets and datagrams so far
+	queued int       // in the carrier, at the last beat
+	taken  uint64    // by the link, at the last beat
+	idle   bool      // nothing needs the carrier
+}
+
+// A line may say how many cells of its own wait to be sent and how many the link
+// has taken so far. As long as some wait and others are taken, it is the first
+// link that is slow, and silence does not mean death.
+type backlogger interface {
+	Backlog() (queued int, taken uint64)
+}
+
+func newPulse(t *trunk, c Carrier) *pulse {
+	now := time.Now()
+	p := &pulse{t: t, heard: now, active: now}
+	if b, ok := c.(backlogger); ok {
+		p.backlog = b.Backlog
+	}
+	return p
+}
+
+// beat looks and asks, and tells whether the carrier is dead.
+func (p *pulse) beat(needed bool) bool {
+	now := time.Now()
+	t := p.t
+	if moved := t.next.Load() + t.received.Load() + t.loose.Load(); moved != p.moved {
+		p.moved, p.active = moved, now
+	}
+	if t.heard.Swap(false) || p.advancing() {
+		p.heard, p.pinged = now, time.Time{}
+	}
+	silence := now.Sub(p.heard)
+	if p.idle = !needed; p.idle {
+		p.pinged = time.Time{}
+		p.heard = now
+		t.trim()
+		t.settle()
+		return false
+	}
+	if !p.pinged.IsZero() && silence >= deadAfter && now.Sub(p.pinged) >= deadAfter-pingAfter {
+		return true
+	}
+	if due := min(max(pingAfter, now.Sub(p.active)/2), pingMost); silence >= due || !p.pinged.IsZero() {
+		if p.pinged.IsZero() {
+			p.pinged = now
+			t.settle()
+		}
+		t.ask()
+	}
+	return false
+}
+
+func (p *pulse) advancing() bool {
+	if p.backlog == nil {
+		return false
+	}
+	queued, taken := p.backlog()
+	moving := p.queued > 0 && queued > 0 && taken != p.taken
+	p.queued, p.taken = queued, taken
+	return moving
+}
+
+// ask has a PING sent.
+func (t *trunk) ask() {
+	t.receiving.Lock()
+	defer t.receiving.Unlock()
+	t.asked++
+	t.signal(func(d *todo) { d.ping = true })
+}
+
+// settle tells the peer what it does not know yet to have arrived.
+func (t *trunk) settle() {
+	t.receiving.Lock()
+	defer t.receiving.Unlock()
+	if t.received.Load() > t.told {
+		t.tell()
+	}
+}
