@@ -48,6 +48,9 @@ func TestRelayRestarted(t *testing.T) {
 	}
 	defer conn.Close()
 	nw.stop["r2"]()
+	for len(nw.nodes["c"].Circuits()) > 0 && ctx.Err() == nil {
+		time.Sleep(time.Millisecond) // until the client has noticed
+	}
 	short, cancel2 := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel2()
 	_, err = o.DialTCP(short, flowTo(address))

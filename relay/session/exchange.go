@@ -118,6 +118,13 @@ func (x *exchanger) register() (*line, uint16, chan []byte, error) {
 	return l, x.number, reply, nil
 }
 
+// quiet tells whether the line is open and no query waits on it.
+func (x *exchanger) quiet() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.line != nil && len(x.line.waiting) == 0
+}
+
 func (x *exchanger) forget(l *line, number uint16) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -85,8 +85,15 @@ func (c *Client) ended() bool {
 }
 
 // needed tells whether there is anything that a carrier is needed for: a stream
-// that is over here may still have bytes under way.
-func (c *Client) needed() bool { return c.m.count() > 0 || c.m.trunk.outstanding() > 0 }
+// that is over here may still have bytes under way, and the DNS stream is open
+// for good, but counts while queries wait only.
+func (c *Client) needed() bool {
+	streams := c.m.count()
+	if c.dns.quiet() {
+		streams--
+	}
+	return streams > 0 || c.m.trunk.outstanding() > 0
+}
 
 // again attaches the session to another carrier: nil when it has tried as long or
 // as often as it may. An attachment that is returned may still be refused.

@@ -95,9 +95,15 @@ func (r *roads) end() {
 	if n, d := r.exit.Sessions(); n != 0 || d != 0 || r.exit.Kept() != 0 {
 		r.t.Errorf("after the end the exit has %d sessions, %d detached, and keeps %d bytes; want none", n, d, r.exit.Kept())
 	}
-	if k := r.client.m.trunk.kept; k.slabs != 0 {
-		r.t.Errorf("after the end the client keeps %d slabs", k.slabs)
+	if k := slabsOf(r.client); k != 0 {
+		r.t.Errorf("after the end the client keeps %d slabs", k)
 	}
+}
+
+func slabsOf(c *Client) int {
+	c.m.trunk.mu.Lock()
+	defer c.m.trunk.mu.Unlock()
+	return c.m.trunk.kept.slabs
 }
 
 // both moves n bytes each way over one stream at once; the far end tells its sum.
@@ -272,7 +278,7 @@ func TestQuietCosts(t *testing.T) {
 					t.Errorf("%d payloads in an hour, want at most %d", n, tt.most)
 				}
 				if !tt.open {
-					if k := r.client.m.trunk.kept.slabs; k != 0 || r.exit.Kept() != 0 {
+					if k := slabsOf(r.client); k != 0 || r.exit.Kept() != 0 {
 						t.Errorf("%d slabs and %d bytes at the exit are kept of nothing", k, r.exit.Kept())
 					}
 				}
@@ -466,9 +472,9 @@ func TestWindowIsBounded(t *testing.T) {
 			_ = st.CloseWrite()
 		})
 		time.Sleep(10 * time.Second)
-		tr := &r.client.m.trunk
-		if n := written.Load(); n > wire.LeastWindow || n < wire.LeastWindow*9/10 || tr.kept.slabs > slabsBase {
-			t.Errorf("%d bytes in %d slabs were taken without a carrier, want nearly %d in %d", n, tr.kept.slabs, wire.LeastWindow, slabsBase)
+		slabs := slabsOf(r.client)
+		if n := written.Load(); n > wire.LeastWindow || n < wire.LeastWindow*9/10 || slabs > slabsBase {
+			t.Errorf("%d bytes in %d slabs were taken without a carrier, want nearly %d in %d", n, slabs, wire.LeastWindow, slabsBase)
 		}
 		close(hold)
 		writer.Wait()
