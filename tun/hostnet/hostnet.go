@@ -33,6 +33,9 @@ package hostnet
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -112,7 +115,23 @@ func (a *Applied) Change(p Plan) error {
 			failed = errors.Join(failed, fmt.Errorf("undo %s: %w", r.Step.name(), err))
 		}
 	}
-	return failed
+	if failed != nil {
+		return failed
+	}
+	return a.forget(wanted)
+}
+
+// forget removes from the journal what has been undone.
+func (a *Applied) forget(wanted map[string]bool) error {
+	records, err := a.journal.read()
+	if err != nil {
+		return err
+	}
+	kept := slices.DeleteFunc(slices.Clone(records), func(r record) bool { return !wanted[r.Step.target()] })
+	if len(kept) == len(records) {
+		return nil
+	}
+	return a.journal.replace(kept)
 }
 
 // step makes one change. If an earlier process has made it already and it is
@@ -168,6 +187,29 @@ func (a *Applied) undo() error {
 		return failed
 	}
 	return a.journal.empty()
+}
+
+// Left returns the steps that the journal in stateDir says are in force: what an
+// earlier process, or the guard, has left. It changes nothing.
+func Left(stateDir string) (Plan, error) {
+	b, err := os.ReadFile(filepath.Join(stateDir, journalName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Plan{}, nil
+	}
+	if err != nil {
+		return Plan{}, fmt.Errorf("read journal of network changes: %w", err)
+	}
+	records, err := parseJournal(b)
+	var p Plan
+	for _, r := range records {
+		p.Steps = append(p.Steps, r.Step)
+	}
+	return p, err
+}
+
+// Captures tells whether the plan leads into a TUN, and does not only block.
+func (p Plan) Captures() bool {
+	return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind == TunRoute })
 }
 
 // Recover undoes what a process that died has left behind, which opens the
