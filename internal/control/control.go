@@ -18,7 +18,7 @@ import (
 const DefaultPath = "/run/cuttle/control.sock"
 
 // Node is what the server asks. Methods are called from several goroutines at
-// once and return soon; Up, Down, Lock and Pay start something and do not wait for its
+// once and return soon; Up, Down and Pay start something and do not wait for its
 // outcome, which Status and Ledger show. Their errors may be *Error to carry a
 // hint.
 type Node interface {
@@ -30,7 +30,7 @@ type Node interface {
 	Up(ctx context.Context) error   // capture this machine's traffic
 	Down(ctx context.Context) error // stop, and put the machine back as it was
 	// Lock turns the lock, which keeps the machine closed while the client is off,
-	// also after the daemon's end.
+	// also after the daemon's end. It returns when the machine is closed, or open.
 	Lock(ctx context.Context, on bool) error
 	Pay(ctx context.Context) error // scan and settle now
 }

@@ -39,10 +39,10 @@ type client struct {
 	build  circuit.Builder
 	onward *onward
 	log    *slog.Logger
-	wish   chan bool     // capacity 1: up or down
-	relock chan struct{} // capacity 1: the lock was turned
-	hold   *hold         // of the goroutine of run
-	stay   atomic.Bool   // the next end leaves the machine closed
+	wish   chan bool       // capacity 1: up or down
+	relock chan chan error // the lock was turned; answered when that has its effect
+	hold   *hold           // of the goroutine of run
+	stay   atomic.Bool     // the next end leaves the machine closed
 
 	mu      sync.Mutex // guards the fields below
 	state   control.State
@@ -58,7 +58,7 @@ func newClient(cfg *config.Config, self wire.NodeID, m *netmap.Map, nb *neighbor
 	var seed [32]byte
 	_, _ = crand.Read(seed[:]) // never fails
 	return &client{
-		relock: make(chan struct{}, 1), hold: &hold{cfg: cfg, known: nb.known, log: log},
+		relock: make(chan chan error), hold: &hold{cfg: cfg, known: nb.known, log: log},
 		cfg: cfg, self: self, mapped: m, guards: nb.up, build: circuit.Builder{Links: nb.lookup},
 		onward: newOnward(), log: log, wish: make(chan bool, 1), state: control.StateOff, since: time.Now(),
 		rng: rand.New(rand.NewChaCha8(seed)),
@@ -183,15 +183,14 @@ func (c *client) idle(ctx context.Context) (up bool, err error) {
 		watching, stop := context.WithCancel(ctx)
 		watched := make(chan error, 1)
 		go func() { watched <- c.hold.watch(watching) }() // ends with stop
-		turned := false
+		var turned chan error
 		select {
 		case <-ctx.Done():
 		case up = <-c.wish:
 			stop()
 			<-watched // the wish will change what is watched
 			return up, nil
-		case <-c.relock:
-			turned = true
+		case turned = <-c.relock:
 		case err = <-watched:
 			watched <- nil
 			c.set(control.StateBlocked, err)
@@ -203,11 +202,14 @@ func (c *client) idle(ctx context.Context) (up bool, err error) {
 		}
 		stop()
 		<-watched
-		if state, _, _, _ := c.snapshot(); turned && state == control.StateOff {
+		if state, _, _, _ := c.snapshot(); turned != nil && state == control.StateOff {
 			err = c.rest()
 		}
 		if err != nil {
 			c.set(control.StateBlocked, err)
+		}
+		if turned != nil {
+			turned <- err
 		}
 	}
 	return false, nil
@@ -219,10 +221,10 @@ const mendPause = time.Second
 // capture is the time from up to down (nil), the end of ctx (nil) or a failure,
 // after which the machine is still closed.
 func (c *client) capture(ctx context.Context) error {
-	c.set(control.StateConnecting, nil)
 	if err := c.hold.block(); err != nil {
 		return err
 	}
+	c.set(control.StateConnecting, nil) // only now, since it promises that nothing gets out
 	dev, err := tun.Open(c.cfg.Tun.Name, c.mtu())
 	if err != nil {
 		return err
@@ -288,6 +290,8 @@ func (c *client) waitDown(ctx context.Context) {
 			if !up {
 				return
 			}
+		case turned := <-c.relock:
+			turned <- nil // it is closed, and down will look
 		}
 	}
 }

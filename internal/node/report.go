@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -173,19 +174,21 @@ func (n *Node) Up(context.Context) error { return n.wish(true) }
 func (n *Node) Down(context.Context) error { return n.wish(false) }
 
 // Lock turns the lock: with it on the machine stays closed when the client is
-// off, and after the daemon has ended.
-func (n *Node) Lock(_ context.Context, on bool) error {
+// off, and after the daemon has ended. It returns when that is so.
+func (n *Node) Lock(ctx context.Context, on bool) error {
 	if !n.cfg.Client.Enabled {
 		return errNoClient()
 	}
 	if err := n.client.hold.setLock(on); err != nil {
 		return err
 	}
+	done := make(chan error, 1)
 	select {
-	case n.client.relock <- struct{}{}:
-	default: // one is waiting, and will see the newest
+	case n.client.relock <- done:
+		return <-done
+	case <-ctx.Done():
+		return fmt.Errorf("the lock is turned, but not in force yet: %w", ctx.Err())
 	}
-	return nil
 }
 
 func errNoClient() error {
