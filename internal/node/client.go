@@ -181,8 +181,12 @@ func (c *client) rest() error {
 func (c *client) idle(ctx context.Context) (up bool, err error) {
 	for ctx.Err() == nil {
 		watching, stop := context.WithCancel(ctx)
-		watched := make(chan error, 1)
-		go func() { watched <- c.hold.watch(watching) }() // ends with stop
+		watched := make(chan struct{})
+		var broken error
+		go func() { // ends with stop
+			defer close(watched)
+			broken = c.hold.watch(watching)
+		}()
 		var turned chan error
 		select {
 		case <-ctx.Done():
@@ -191,9 +195,8 @@ func (c *client) idle(ctx context.Context) (up bool, err error) {
 			<-watched // the wish will change what is watched
 			return up, nil
 		case turned = <-c.relock:
-		case err = <-watched:
-			watched <- nil
-			c.set(control.StateBlocked, err)
+		case <-watched:
+			c.set(control.StateBlocked, broken)
 			select { // somebody takes away what cannot be mended: not all the time
 			case <-time.After(mendPause):
 			case <-ctx.Done():

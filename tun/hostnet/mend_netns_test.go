@@ -65,7 +65,9 @@ func TestWatchMendsHost(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- a.Watch(ctx, func(what string) { t.Logf("mended %s", strings.SplitN(what, "\n", 2)[0]) }) }() // ends with ctx
+	go func() {
+		done <- a.Watch(ctx, func(what string) { t.Logf("mended %s", strings.SplitN(what, "\n", 2)[0]) })
+	}() // ends with ctx
 	for _, disturb := range []struct {
 		name string
 		do   func()

@@ -37,7 +37,8 @@ func (w *world) outsideProbes() []probe {
 		}
 	}
 	return []probe{
-		{name: "15 forwarded", send: func(b []byte) error { return w.inLAN(func() error { return udp(public4, 4015)(b) }) }, quick: true},
+		{name: "15 forwarded", send: func(b []byte) error { return in(w.lan, func() error { return udp(public4, 4015)(b) }) }, quick: true},
+		{name: "34 macvlan guest", send: func(b []byte) error { return in(w.guest, func() error { return udp(public4, 4034)(b) }) }, quick: true},
 		{name: "40 pinged", send: fromOutside(echo(near))},
 		{name: "40 closed port", send: fromOutside(udp(near, 4999)), seen: func(f []byte) bool {
 			return len(f) > 34 && binary.BigEndian.Uint16(f[12:]) == unix.ETH_P_IP && f[23] == unix.IPPROTO_ICMP && f[34] == 3
@@ -123,6 +124,8 @@ func TestNothingLeaks(t *testing.T) {
 	w.closed("up, router has advertised", probes)
 	w.alive()
 
+	w.foreignRule(probes)
+
 	w.must(w.daemon.Process.Signal(syscall.SIGSTOP))
 	w.closed("stopped (SIGSTOP)", probes)
 	w.must(w.daemon.Process.Signal(syscall.SIGCONT))
@@ -143,6 +146,23 @@ func TestNothingLeaks(t *testing.T) {
 	w.open("down", probes)
 	w.blocked(probes)
 	w.locked(probes)
+}
+
+// foreignRule has another program prefer the main table.
+func (w *world) foreignRule(probes []probe) {
+	w.t.Helper()
+	var added []*netlink.Rule
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		r := netlink.NewRule()
+		r.Family, r.Table, r.Priority = family, unix.RT_TABLE_MAIN, 100
+		w.must(netlink.RuleAdd(r))
+		added = append(added, r)
+	}
+	w.closed("up, main table preferred by others", probes)
+	for _, r := range added {
+		w.must(netlink.RuleDel(r))
+	}
+	w.alive()
 }
 
 // blocked is the state after a start that fails: the TUN's name is taken.

@@ -49,6 +49,7 @@ type world struct {
 	outside hostnettest.Outside
 	wire    *wire
 	lan     netns.NsHandle
+	guest   netns.NsHandle // has a device of its own on top of the physical one
 	dir     string
 	bin     string
 	daemon  *exec.Cmd
@@ -70,7 +71,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w.outside = hostnettest.NewOutside(t)
 	for key, value := range map[string]string{
-		"net/ipv4/ip_forward": "1", "net/ipv6/conf/phys0/accept_ra": "2", "net/ipv6/conf/phys0/router_solicitations": "0",
+		"net/ipv4/ip_forward": "1", "net/ipv4/icmp_ratelimit": "0", "net/ipv6/conf/phys0/accept_ra": "2", "net/ipv6/conf/phys0/router_solicitations": "0",
 	} {
 		w.must(os.WriteFile("/proc/sys/"+key, []byte(value), 0))
 	}
@@ -82,6 +83,7 @@ func newWorld(t *testing.T) *world {
 	// IPv6 goes where a router advertisement says, as it does at home.
 	w.must(netlink.RouteDel(&netlink.Route{Dst: everything6(), Gw: net.ParseIP("fd77::2")}))
 	w.lanClient()
+	w.macvlanGuest()
 	w.wire = watchWire(t, w.outside)
 	w.serve()
 	w.startGuard()
@@ -164,27 +166,53 @@ func (w *world) eventually(what string, holds func() bool) {
 // lanClient makes a namespace whose only way out is through the machine.
 func (w *world) lanClient() {
 	w.t.Helper()
-	done := make(chan error, 1)
-	go func() { // ends at once; its thread is not used again
-		runtime.LockOSThread()
-		var err error
-		w.lan, err = netns.New()
-		done <- err
-	}()
-	w.must(<-done)
+	w.lan = w.namespace()
 	veth := netlink.NewVeth(netlink.NewLinkAttrs())
 	veth.LinkAttrs.Name, veth.PeerName, veth.PeerNamespace = "lan0", "cli0", netlink.NsFd(int(w.lan))
 	w.must(netlink.LinkAdd(veth))
 	w.t.Cleanup(func() {
-		if err := errors.Join(netlink.LinkDel(veth), w.lan.Close()); err != nil {
+		if err := netlink.LinkDel(veth); err != nil {
 			w.t.Error(err)
 		}
 	})
 	w.must(errors.Join(addAddress("lan0", "10.88.0.1/24"), setUp("lan0")))
-	w.must(w.inLAN(func() error {
-		return errors.Join(addAddress("cli0", "10.88.0.2/24"), setUp("cli0"),
-			netlink.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, Gw: net.ParseIP("10.88.0.1")}))
-	}))
+	w.must(in(w.lan, func() error { return settle("cli0", "10.88.0.2/24", "10.88.0.1") }))
+}
+
+// macvlanGuest makes a namespace with a macvlan device, as containers have.
+func (w *world) macvlanGuest() {
+	w.t.Helper()
+	w.guest = w.namespace()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.ParentIndex, attrs.Namespace = "guest0", phys(), netlink.NsFd(int(w.guest))
+	w.must(netlink.LinkAdd(&netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}))
+	w.must(in(w.guest, func() error { return settle("guest0", "10.77.0.9/24", gateway4.String()) }))
+}
+
+// namespace makes one that lasts until the end of the test.
+func (w *world) namespace() netns.NsHandle {
+	w.t.Helper()
+	var ns netns.NsHandle
+	done := make(chan error, 1)
+	go func() { // ends at once; its thread is not used again
+		runtime.LockOSThread()
+		var err error
+		ns, err = netns.New()
+		done <- err
+	}()
+	w.must(<-done)
+	w.t.Cleanup(func() {
+		if err := ns.Close(); err != nil {
+			w.t.Error(err)
+		}
+	})
+	return ns
+}
+
+// settle gives a device its address and its way out.
+func settle(device, address, gateway string) error {
+	return errors.Join(addAddress(device, address), setUp(device),
+		netlink.RouteAdd(&netlink.Route{Dst: &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, Gw: net.ParseIP(gateway)}))
 }
 
 func setUp(name string) error {
@@ -195,11 +223,12 @@ func setUp(name string) error {
 	return netlink.LinkSetUp(l)
 }
 
-func (w *world) inLAN(f func() error) error {
+// in runs f in a thread of the namespace.
+func in(ns netns.NsHandle, f func() error) error {
 	done := make(chan error, 1)
 	go func() { // ends with f; its thread is not used again
 		runtime.LockOSThread()
-		if err := netns.Set(w.lan); err != nil {
+		if err := netns.Set(ns); err != nil {
 			done <- err
 			return
 		}
