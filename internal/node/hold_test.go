@@ -1,7 +1,6 @@
 package node
 
 import (
-	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -42,7 +41,7 @@ func TestPeerAddresses(t *testing.T) {
 func TestLockAndResume(t *testing.T) {
 	cfg := new(config.Config)
 	cfg.Node.State = t.TempDir()
-	h := &hold{cfg: cfg, log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	h := &hold{cfg: cfg, log: slog.New(slog.DiscardHandler)}
 	for _, on := range []bool{false, true, true, false, false} {
 		if err := h.setLock(on); err != nil || h.locked() != on {
 			t.Errorf("after turning the lock to %v it is %v (%v)", on, h.locked(), err)

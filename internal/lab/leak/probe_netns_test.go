@@ -302,8 +302,8 @@ func catalogue() []probe {
 		{name: "13 netbios", send: udp(netip.MustParseAddr("10.77.0.255"), 137, broadcast), quick: true},
 		{name: "13 broadcast by device", send: udp(all, 137, broadcast, toDevice)},
 		{name: "14 relay, other port", send: tcp(relay4, 4114), seen: syn(4114)},
-		{name: "14 relay, unmarked", send: tcp(relay4, guardPort, fromPort(ownPort)), seen: ownFlow},
-		{name: "14 relay, unmarked by device", send: tcp(relay4, guardPort, fromPort(ownPort+1), toDevice), seen: ownFlow},
+		{name: "14 relay, unmarked", send: tcp(relay4, guardPort, fromPort(ownPort)), seen: flowFrom(ownPort)},
+		{name: "14 relay, unmarked by device", send: tcp(relay4, guardPort, fromPort(ownPort+1), toDevice), seen: flowFrom(ownPort + 1)},
 		{name: "14 relay by udp", send: udp(relay4, guardPort), quick: true},
 		{name: "19 pushed route", send: udp(vision, 4019), quick: true},
 		{name: "20 local network", send: udp(localNet, 4020), quick: true},
@@ -323,11 +323,16 @@ func catalogue() []probe {
 
 const ownPort = 39990 // source of our own connections to the guard's port
 
-// ownFlow finds frames from ownPort, which no link uses.
-func ownFlow(f []byte) bool {
-	protocol, src, _ := ports(f)
-	return protocol == unix.IPPROTO_TCP && (src == ownPort || src == ownPort+1)
+// flowFrom finds frames of TCP from a port.
+func flowFrom(port uint16) func([]byte) bool {
+	return func(f []byte) bool {
+		protocol, src, _ := ports(f)
+		return protocol == unix.IPPROTO_TCP && src == port
+	}
 }
+
+// ownFlow finds our own connections to the guard's port; no link uses these ports.
+func ownFlow(f []byte) bool { return flowFrom(ownPort)(f) || flowFrom(ownPort+1)(f) }
 
 // sendAll sends every probe once. In states other than open many are refused,
 // which is as it should be.
