@@ -49,7 +49,13 @@ func (d *daemon) Neighbors() []control.Neighbor { return d.neighbors }
 func (d *daemon) Ledger() control.Ledger        { return d.ledger }
 func (d *daemon) Up(context.Context) error      { return d.fail }
 func (d *daemon) Down(context.Context) error    { return d.fail }
-func (d *daemon) Pay(context.Context) error     { return d.fail }
+func (d *daemon) Lock(_ context.Context, on bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.status.Locked = on
+	return d.fail
+}
+func (d *daemon) Pay(context.Context) error { return d.fail }
 
 // serve runs a control server for the time of the test and gives its socket.
 func serve(t *testing.T, d *daemon) string {
@@ -196,6 +202,21 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
+func TestLock(t *testing.T) {
+	d := example()
+	d.status.State = control.StateOff
+	socket := serve(t, d)
+	if code, out, errOut := cuttle(t, "", "-s", socket, "lock", "on"); code != 0 || !strings.Contains(out, "stays closed") || !d.Status().Locked {
+		t.Errorf("lock on: got %d, %q, %q", code, out, errOut)
+	}
+	if _, out, _ := cuttle(t, "", "-s", socket, "status"); !strings.Contains(out, "nothing gets out") {
+		t.Errorf("status while off and locked does not say that nothing gets out: %q", out)
+	}
+	if code, out, errOut := cuttle(t, "", "-s", socket, "lock", "off"); code != 0 || !strings.Contains(out, "open") || d.Status().Locked {
+		t.Errorf("lock off: got %d, %q, %q", code, out, errOut)
+	}
+}
+
 func TestJSON(t *testing.T) {
 	socket := serve(t, example())
 	for _, verb := range []string{"up", "down", "status", "circuits", "neighbors", "ledger", "pay", "version"} {
@@ -217,6 +238,9 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"-h"}, 0, "usage: cuttle"},
 		{nil, 2, "want a command"},
 		{[]string{"fly"}, 2, `unknown command "fly"`},
+		{[]string{"lock"}, 2, "want on or off"},
+		{[]string{"lock", "maybe"}, 2, `"maybe" after "lock"`},
+		{[]string{"lock", "on", "off"}, 2, `"off" after "lock"`},
 		{[]string{"status", "now"}, 2, `"now" after "status"`},
 		{[]string{"status", "--wait"}, 2, "--wait goes with up"},
 		{[]string{"status", "--colour"}, 2, "colour"},

@@ -68,8 +68,18 @@ func stateWords(s control.State) string {
 	return string(s)
 }
 
+func lockWords(on bool) string {
+	if on {
+		return "The lock is on: this machine stays closed while cuttle is down, and after a reboot if cuttle-guard.service is enabled."
+	}
+	return "The lock is off: this machine is open while cuttle is down."
+}
+
 func (p *page) status(st control.Status) {
 	p.line("%s", stateWords(st.State))
+	if st.Locked && st.State == control.StateOff {
+		p.line("The lock is on: nothing gets out; `cuttle up` connects, `cuttle lock off` opens.")
+	}
 	p.problems(st.Problems)
 	var listens []string
 	for _, l := range st.Listen {

@@ -39,6 +39,7 @@ const usage = `usage: cuttle [-s SOCKET] COMMAND [--json]
 
   up [--wait]   send this machine's traffic through the network
   down          stop, and put the machine back as it was
+  lock on|off   on: keep this machine closed while it is down, and after a reboot
   status        what the node is doing
   circuits      our circuits, hop by hop
   neighbors     the links to other nodes
@@ -61,9 +62,10 @@ type command struct {
 	verb   string
 	json   bool
 	wait   bool
+	lock   bool // of lock: on
 }
 
-var verbs = []string{"up", "down", "status", "circuits", "neighbors", "ledger", "pay", "version", "help"}
+var verbs = []string{"up", "down", "lock", "status", "circuits", "neighbors", "ledger", "pay", "version", "help"}
 
 // run does what main is for and gives the exit code.
 func run(ctx context.Context, args []string, env func(string) string, out, errOut io.Writer) int {
@@ -106,6 +108,7 @@ func parse(args []string, env func(string) string) (command, error) {
 	flags.StringVar(&cmd.socket, "s", cmd.socket, "")
 	flags.BoolVar(&cmd.json, "json", false, "")
 	flags.BoolVar(&cmd.wait, "wait", false, "")
+	turned := false // lock has its word
 	for len(args) > 0 {
 		if err := flags.Parse(args); err != nil {
 			return cmd, err
@@ -113,6 +116,10 @@ func parse(args []string, env func(string) string) (command, error) {
 		args = flags.Args()
 		if len(args) == 0 {
 			break
+		}
+		if cmd.verb == "lock" && !turned && (args[0] == "on" || args[0] == "off") {
+			cmd.lock, turned, args = args[0] == "on", true, args[1:]
+			continue
 		}
 		if cmd.verb != "" {
 			return cmd, fmt.Errorf("%q after %q: want one command", args[0], cmd.verb)
@@ -124,6 +131,8 @@ func parse(args []string, env func(string) string) (command, error) {
 		return cmd, errors.New("want a command: " + strings.Join(verbs, ", "))
 	case !slices.Contains(verbs, cmd.verb):
 		return cmd, fmt.Errorf("unknown command %q: want %s", cmd.verb, strings.Join(verbs, ", "))
+	case cmd.verb == "lock" && !turned:
+		return cmd, errors.New("lock: want on or off")
 	case cmd.wait && cmd.verb != "up":
 		return cmd, fmt.Errorf("--wait goes with up, not with %s", cmd.verb)
 	}
@@ -144,6 +153,9 @@ func do(ctx context.Context, cmd command, out io.Writer) (int, error) {
 	case "down":
 		done, err := c.Down(ctx)
 		return exitOK, show(err, cmd, out, done, func(p *page) { p.line("%s", stateWords(done.State)) })
+	case "lock":
+		done, err := c.Lock(ctx, cmd.lock)
+		return exitOK, show(err, cmd, out, done, func(p *page) { p.line("%s", lockWords(cmd.lock)) })
 	case "pay":
 		done, err := c.Pay(ctx)
 		return exitOK, show(err, cmd, out, done, func(p *page) { p.line("The accountant is settling; cuttle ledger shows the payments.") })

@@ -24,6 +24,8 @@ import (
 const usage = `cuttled runs a Cuttle node.
 
   cuttled -config FILE              run with this configuration (default /etc/cuttle/cuttled.toml)
+  cuttled guard -config FILE        close this machine if the lock is on, and end; for the time before the network is up
+  cuttled release -config FILE      turn the lock off and open this machine after a daemon that is gone
   cuttled check -config FILE        read the configuration and say what is wrong with it
   cuttled identity -state DIR       print the node's address; makes its keys when missing
   cuttled record -config FILE       print the node's signed record for a network map
@@ -66,6 +68,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	switch verb {
 	case "run":
 		return serve(ctx, *file, stderr)
+	case "guard":
+		cfg, err := config.Load(*file)
+		if err != nil {
+			return err
+		}
+		return node.Guard(cfg, newLog(cfg, stderr))
+	case "release":
+		cfg, err := config.Load(*file)
+		if err != nil {
+			return err
+		}
+		return node.Release(cfg)
 	case "check":
 		_, err := config.Load(*file)
 		return err
@@ -120,10 +134,27 @@ func serve(ctx context.Context, file string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: cfg.Node.Log}))
-	n, err := node.New(cfg, log)
+	n, err := node.New(cfg, newLog(cfg, stderr))
 	if err != nil {
 		return err
 	}
+	// SIGUSR1 ends as SIGTERM does, but closed: for upgrades and restarts.
+	closed := make(chan os.Signal, 1)
+	signal.Notify(closed, syscall.SIGUSR1)
+	defer signal.Stop(closed)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // ends with ctx
+		select {
+		case <-closed:
+			n.StayClosed()
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	return n.Run(ctx)
+}
+
+func newLog(cfg *config.Config, stderr io.Writer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: cfg.Node.Log}))
 }

@@ -32,6 +32,7 @@ type Status struct {
 	Since    int64       `json:"since"` // Unix seconds, start of State
 	PID      int         `json:"pid"`
 	Started  int64       `json:"started"`  // Unix seconds
+	Locked   bool        `json:"locked"`   // the machine is closed while State is off, too
 	TUN      string      `json:"tun"`      // interface name, "" when there is none
 	Hops     int         `json:"hops"`     // wanted per circuit
 	Listen   []Listening `json:"listen"`   // where masks listen
@@ -196,7 +197,7 @@ type Ledger struct {
 	TotalDue  string    `json:"total_due"`  // token, decimal
 }
 
-// Done is the answer to the POST verbs up, down and pay.
+// Done is the answer to the POST verbs up, down, lock, unlock and pay.
 type Done struct {
 	Schema int   `json:"schema"`
 	State  State `json:"state"` // after the verb

@@ -76,6 +76,14 @@ func (c *Client) Down(ctx context.Context) (Done, error) {
 	return call[Done](ctx, c, http.MethodPost, "down")
 }
 
+// Lock turns the lock on or off.
+func (c *Client) Lock(ctx context.Context, on bool) (Done, error) {
+	if on {
+		return call[Done](ctx, c, http.MethodPost, "lock")
+	}
+	return call[Done](ctx, c, http.MethodPost, "unlock")
+}
+
 // Pay asks the accountant for a scan now.
 func (c *Client) Pay(ctx context.Context) (Done, error) {
 	return call[Done](ctx, c, http.MethodPost, "pay")

@@ -29,7 +29,10 @@ type Node interface {
 
 	Up(ctx context.Context) error   // capture this machine's traffic
 	Down(ctx context.Context) error // stop, and put the machine back as it was
-	Pay(ctx context.Context) error  // scan and settle now
+	// Lock turns the lock, which keeps the machine closed while the client is off,
+	// also after the daemon's end. It returns when the machine is closed, or open.
+	Lock(ctx context.Context, on bool) error
+	Pay(ctx context.Context) error // scan and settle now
 }
 
 // What a Client's errors answer to with errors.Is.

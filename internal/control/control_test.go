@@ -41,6 +41,7 @@ func askAsChild(path string) int {
 // lamp is the smallest node: a switch.
 type lamp struct {
 	on   atomic.Bool
+	lock atomic.Bool
 	fail error
 }
 
@@ -55,7 +56,11 @@ func (l *lamp) Neighbors() []Neighbor      { return []Neighbor{{Node: "n2", Stat
 func (l *lamp) Ledger() Ledger             { return Ledger{Mode: "paid", TotalOwed: "0.5"} }
 func (l *lamp) Up(context.Context) error   { l.on.Store(true); return l.fail }
 func (l *lamp) Down(context.Context) error { l.on.Store(false); return l.fail }
-func (l *lamp) Pay(context.Context) error  { return l.fail }
+func (l *lamp) Lock(_ context.Context, on bool) error {
+	l.lock.Store(on)
+	return l.fail
+}
+func (l *lamp) Pay(context.Context) error { return l.fail }
 
 // serve runs a server for the time of the test and gives its socket.
 func serve(t *testing.T, node Node) string {
@@ -94,7 +99,13 @@ func dial(t *testing.T, path string) *Client {
 }
 
 func TestCalls(t *testing.T) {
-	c, ctx := dial(t, serve(t, new(lamp))), t.Context()
+	l := new(lamp)
+	c, ctx := dial(t, serve(t, l)), t.Context()
+	for _, on := range []bool{true, false} {
+		if _, err := c.Lock(ctx, on); err != nil || l.lock.Load() != on {
+			t.Errorf("lock %v: got %v, %v", on, l.lock.Load(), err)
+		}
+	}
 	up, err := c.Up(ctx)
 	if want := (Done{Schema, StateUp}); err != nil || up != want {
 		t.Errorf("up: got %v, %v; want %v", up, err, want)

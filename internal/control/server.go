@@ -95,6 +95,8 @@ func (s *Server) handler() http.Handler {
 	}
 	verb("up", s.node.Up)
 	verb("down", s.node.Down)
+	verb("lock", func(ctx context.Context) error { return s.node.Lock(ctx, true) })
+	verb("unlock", func(ctx context.Context) error { return s.node.Lock(ctx, false) })
 	verb("pay", s.node.Pay)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, &Error{Status: http.StatusNotFound, Text: "no such call", Hint: "are cuttle and cuttled of the same version?"})

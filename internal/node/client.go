@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	crand "crypto/rand"
@@ -23,14 +24,13 @@ import (
 )
 
 // client captures this machine's traffic. Its states are those of
-// control.State:
+// control.State; docs/states.md says what each lets through:
 //
 //	off -> connecting -> up -> draining -> off
-//	           any failure of the capture -> blocked -> (down) -> off
+//	           any failure -> blocked -> (down) -> off, (up) -> connecting
 //
 // connecting and up differ only in whether a circuit is ready, so that is looked
-// up when asked. In blocked everything unmarked stays unreachable: routes and
-// rules remain as they are.
+// up when asked. hold.go is what changes the host.
 type client struct {
 	cfg    *config.Config
 	self   wire.NodeID
@@ -39,7 +39,10 @@ type client struct {
 	build  circuit.Builder
 	onward *onward
 	log    *slog.Logger
-	wish   chan bool // capacity 1: up or down
+	wish   chan bool       // capacity 1: up or down
+	relock chan chan error // the lock was turned; answered when that has its effect
+	hold   *hold           // of the goroutine of run
+	stay   atomic.Bool     // the next end leaves the machine closed
 
 	mu      sync.Mutex // guards the fields below
 	state   control.State
@@ -55,6 +58,7 @@ func newClient(cfg *config.Config, self wire.NodeID, m *netmap.Map, nb *neighbor
 	var seed [32]byte
 	_, _ = crand.Read(seed[:]) // never fails
 	return &client{
+		relock: make(chan chan error), hold: &hold{cfg: cfg, known: nb.known, log: log},
 		cfg: cfg, self: self, mapped: m, guards: nb.up, build: circuit.Builder{Links: nb.lookup},
 		onward: newOnward(), log: log, wish: make(chan bool, 1), state: control.StateOff, since: time.Now(),
 		rng: rand.New(rand.NewChaCha8(seed)),
@@ -106,81 +110,140 @@ func (c *client) snapshot() (state control.State, since time.Time, circuits []ci
 	return state, since, circuits, problem
 }
 
-// run follows wishes until ctx ends, and leaves the host as it was.
-func (c *client) run(ctx context.Context) error {
-	if c.cfg.Client.Up {
+// begin closes the machine before anything else is started, if it is to be
+// captured or the lock is on, and otherwise undoes what an earlier run left. An
+// error means that nothing was or could be done.
+func (c *client) begin() error {
+	resume, err := c.hold.resumes()
+	if err != nil {
+		return err
+	}
+	if resume {
 		c.want(true)
 	}
+	if !resume && !c.hold.locked() {
+		_, err := hostnet.Recover(c.cfg.Node.State)
+		return err
+	}
+	if err := c.hold.block(); err != nil {
+		if c.hold.applied == nil {
+			return err
+		}
+		c.set(control.StateBlocked, err)
+	}
+	return nil
+}
+
+// run follows wishes until ctx ends. Then the machine is opened if released
+// says that an operator wants so; otherwise it stays closed.
+func (c *client) run(ctx context.Context, released func() bool) error {
 	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case up := <-c.wish:
-			if !up {
+		up, err := c.idle(ctx)
+		switch {
+		case err != nil:
+			return err
+		case ctx.Err() != nil:
+			if released() && !c.stay.Load() && !c.hold.locked() {
+				return c.hold.open()
+			}
+			return c.hold.leave()
+		case up:
+			if err := c.capture(ctx); err != nil {
+				c.log.Error("traffic is blocked", "err", err)
+				c.set(control.StateBlocked, err)
 				continue
 			}
 		}
-		if err := c.capture(ctx); err != nil {
-			return err
+		if ctx.Err() != nil {
+			continue // and idle sees to the end
 		}
+		c.set(control.StateDraining, nil)
+		if err := c.rest(); err != nil {
+			c.log.Error("traffic is blocked", "err", err)
+			c.set(control.StateBlocked, err)
+			continue
+		}
+		c.log.Info("traffic released")
+		c.set(control.StateOff, nil)
 	}
 }
 
-// capture is the time from up to down. It returns an error only when the host
-// could not be put back.
+// rest puts the host in the state off: open, or closed if the lock is on.
+func (c *client) rest() error {
+	if c.hold.locked() {
+		return c.hold.block()
+	}
+	return c.hold.open()
+}
+
+// idle waits for a wish or the end of ctx and looks after the block meanwhile,
+// if one is in force.
+func (c *client) idle(ctx context.Context) (up bool, err error) {
+	for ctx.Err() == nil {
+		watching, stop := context.WithCancel(ctx)
+		watched := make(chan struct{})
+		var broken error
+		go func() { // ends with stop
+			defer close(watched)
+			broken = c.hold.watch(watching)
+		}()
+		var turned chan error
+		select {
+		case <-ctx.Done():
+		case up = <-c.wish:
+			stop()
+			<-watched // the wish will change what is watched
+			return up, nil
+		case turned = <-c.relock:
+		case <-watched:
+			c.set(control.StateBlocked, broken)
+			select { // somebody takes away what cannot be mended: not all the time
+			case <-time.After(mendPause):
+			case <-ctx.Done():
+			}
+			err = c.hold.block()
+		}
+		stop()
+		<-watched
+		if state, _, _, _ := c.snapshot(); turned != nil && state == control.StateOff {
+			err = c.rest()
+		}
+		if err != nil {
+			c.set(control.StateBlocked, err)
+		}
+		if turned != nil {
+			turned <- err
+		}
+	}
+	return false, nil
+}
+
+// mendPause is between attempts to put a block in force again.
+const mendPause = time.Second
+
+// capture is the time from up to down (nil), the end of ctx (nil) or a failure,
+// after which the machine is still closed.
 func (c *client) capture(ctx context.Context) error {
-	c.set(control.StateConnecting, nil)
-	dev, applied, err := c.takeOver()
+	if err := c.hold.block(); err != nil {
+		return err
+	}
+	c.set(control.StateConnecting, nil) // only now, since it promises that nothing gets out
+	dev, err := tun.Open(c.cfg.Tun.Name, c.mtu())
 	if err != nil {
-		c.log.Error("cannot capture traffic", "err", err)
-		c.set(control.StateOff, err)
-		return nil
+		return err
+	}
+	if err := c.hold.capture(); err != nil {
+		return errors.Join(err, dev.Close(), c.hold.block())
 	}
 	c.log.Info("capturing traffic", "device", dev.Name())
 	err = c.carry(ctx, dev)
 	if err != nil && ctx.Err() == nil {
-		c.log.Error("traffic is blocked", "err", err)
-		c.set(control.StateBlocked, err)
-		c.waitDown(ctx)
+		return errors.Join(err, c.hold.block())
 	}
-	c.set(control.StateDraining, nil)
-	if err := applied.Revert(); err != nil {
-		return fmt.Errorf("put the host's routes back: %w; they are undone at the next start", err)
-	}
-	c.log.Info("traffic released")
-	c.set(control.StateOff, nil)
 	return nil
 }
 
-// takeOver opens the TUN and points the host at it.
-func (c *client) takeOver() (tun.Device, *hostnet.Applied, error) {
-	host, err := hostnet.Inspect()
-	if err != nil {
-		return nil, nil, err
-	}
-	plan, err := hostnet.NewPlan(hostnet.Config{
-		Device: c.cfg.Tun.Name, MTU: c.mtu(), Mark: c.cfg.Tun.Mark, Table: c.cfg.Tun.Table, ResolvConf: c.cfg.Tun.ResolvConf,
-	}, host)
-	if err != nil {
-		return nil, nil, err
-	}
-	dev, err := tun.Open(c.cfg.Tun.Name, c.mtu())
-	if err != nil {
-		return nil, nil, err
-	}
-	applied, err := hostnet.Apply(c.cfg.Node.State, plan)
-	if err != nil {
-		return nil, nil, errors.Join(err, dev.Close())
-	}
-	return dev, applied, nil
-}
-
-func (c *client) mtu() int {
-	if c.cfg.Tun.MTU != 0 {
-		return c.cfg.Tun.MTU
-	}
-	return stack.DefaultMTU
-}
+func (c *client) mtu() int { return tunMTU(c.cfg) }
 
 // carry runs the pool and the stack until a wish for down (nil), the end of ctx
 // (nil), or a failure.
@@ -212,7 +275,7 @@ func (c *client) carry(ctx context.Context, dev tun.Device) error {
 		defer cancel()
 		c.waitDown(ctx)
 	})
-	return runParts(ctx, []part{{"circuits", ignoreEnd(pool.Run)}, {"sessions", c.sessions}, {"netstack", st.Run}})
+	return runParts(ctx, []part{{"circuits", ignoreEnd(pool.Run)}, {"sessions", c.sessions}, {"netstack", st.Run}, {"capture", c.hold.watch}})
 }
 
 // sessions tells the exits, when the client goes off, that nobody will come back.
@@ -237,6 +300,8 @@ func (c *client) waitDown(ctx context.Context) {
 			if !up {
 				return
 			}
+		case turned := <-c.relock:
+			turned <- nil // it is closed, and down will look
 		}
 	}
 }

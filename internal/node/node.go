@@ -126,25 +126,21 @@ func (n *Node) newSwitch() (*circuit.Switch, error) {
 // Run carries the node until ctx ends (nil) or a part fails.
 func (n *Node) Run(ctx context.Context) error {
 	if n.cfg.Client.Enabled {
-		left, err := hostnet.Recover(n.cfg.Node.State)
-		if err != nil {
-			return errors.Join(fmt.Errorf("undo what an earlier run left on this host: %w", err), n.closeBook())
-		}
-		if left {
-			n.log.Warn("an earlier run did not end in order; its changes to this host are undone")
+		if err := n.client.begin(); err != nil {
+			return errors.Join(fmt.Errorf("close this machine, or open it after an earlier run: %w", err), n.closeBook())
 		}
 	}
 	sock, err := control.Listen(n.cfg.Node.Control, n.cfg.Node.ControlGroup)
 	if err != nil {
-		return errors.Join(err, n.closeBook())
+		return errors.Join(err, n.client.hold.leave(), n.closeBook())
 	}
 	api, err := control.NewServer(n, n.cfg.Node.ControlGroup)
 	if err != nil {
-		return errors.Join(err, sock.Close(), n.closeBook())
+		return errors.Join(err, n.client.hold.leave(), sock.Close(), n.closeBook())
 	}
 	if err := n.links.bind(ctx, &net.ListenConfig{Control: n.control}, n.cfg.Listen); err != nil {
 		n.links.unbind()
-		return errors.Join(err, sock.Close(), n.closeBook())
+		return errors.Join(err, n.client.hold.leave(), sock.Close(), n.closeBook())
 	}
 	var parts []part
 	if n.book != nil {
@@ -155,7 +151,9 @@ func (n *Node) Run(ctx context.Context) error {
 		part{"links", func(ctx context.Context) error { return n.links.run(ctx, n.sw, n.cfg.Node.State) }},
 	)
 	if n.cfg.Client.Enabled {
-		parts = append(parts, part{"client", n.client.run})
+		parts = append(parts, part{"client", func(pctx context.Context) error {
+			return n.client.run(pctx, func() bool { return ctx.Err() != nil })
+		}})
 	}
 	parts = append(parts, part{"control socket", func(ctx context.Context) error { return api.Run(ctx, sock) }})
 	n.log.Info("node runs", "node", n.id.ID, "roles", n.roles())
@@ -165,6 +163,10 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	return err
 }
+
+// StayClosed makes the coming end of Run leave the machine closed if it is, for a
+// restart that lets nothing out.
+func (n *Node) StayClosed() { n.client.stay.Store(true) }
 
 func (n *Node) closeBook() error {
 	if n.book == nil {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -38,6 +39,12 @@ func (n *Node) Status() control.Status {
 			s.Exit = c.Hops[len(c.Hops)-1].String()
 		}
 	}
+	s.Locked = n.client.hold.locked()
+	if state != control.StateOff {
+		for _, m := range n.client.hold.missing() {
+			s.Problems = append(s.Problems, control.Problem{Text: m, Hint: "take CAP_NET_RAW from programs you do not trust, or use a kernel with CONFIG_NETFILTER_EGRESS and CONFIG_NF_TABLES_NETDEV"})
+		}
+	}
 	if problem != nil {
 		s.Problems = append(s.Problems, control.Problem{Text: obfs.Scrub(problem).Error(), Hint: hint(state)})
 	}
@@ -47,7 +54,7 @@ func (n *Node) Status() control.Status {
 func hint(s control.State) string {
 	switch s {
 	case control.StateBlocked:
-		return "traffic stays blocked until `cuttle down`; the log says more"
+		return "traffic stays blocked; `cuttle up` tries again, `cuttle down` opens"
 	case control.StateConnecting:
 		return "tried again by itself; `cuttle neighbors` shows the links"
 	default:
@@ -166,9 +173,31 @@ func (n *Node) Up(context.Context) error { return n.wish(true) }
 // Down releases it.
 func (n *Node) Down(context.Context) error { return n.wish(false) }
 
+// Lock turns the lock: with it on the machine stays closed when the client is
+// off, and after the daemon has ended. It returns when that is so.
+func (n *Node) Lock(ctx context.Context, on bool) error {
+	if !n.cfg.Client.Enabled {
+		return errNoClient()
+	}
+	if err := n.client.hold.setLock(on); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	select {
+	case n.client.relock <- done:
+		return <-done
+	case <-ctx.Done():
+		return fmt.Errorf("the lock is turned, but not in force yet: %w", ctx.Err())
+	}
+}
+
+func errNoClient() error {
+	return &control.Error{Text: "this node does not capture traffic", Hint: "set client.enabled = true in its configuration and restart it"}
+}
+
 func (n *Node) wish(up bool) error {
 	if !n.cfg.Client.Enabled {
-		return &control.Error{Text: "this node does not capture traffic", Hint: "set client.enabled = true in its configuration and restart it"}
+		return errNoClient()
 	}
 	n.client.want(up)
 	return nil

@@ -24,6 +24,9 @@ func Control(uint32) func(network, address string, c syscall.RawConn) error {
 // Mark does nothing, as Control.
 func Mark(uintptr, uint32) error { return nil }
 
+// InspectOver reads what a plan depends on.
+func InspectOver(string) (Host, error) { return Host{}, errDarwin }
+
 func newKernel() (kernel, error) { return nil, errDarwin }
 
 func owner(info fs.FileInfo) (uid, gid int) {

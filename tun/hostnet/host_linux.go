@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -54,7 +55,31 @@ func Inspect() (Host, error) {
 		h.StrictFilter = h.StrictFilter || value == "1"
 	}
 	h.StrictFilter = h.StrictFilter && all != "2"
+	answers, err := readSysctl("net/ipv4/conf/all/arp_ignore")
+	if err != nil {
+		return h, fmt.Errorf("read whom arp answers: %w", err)
+	}
+	h.AnswersAll = answers == "0"
+	h.Filter, h.Egress = filterWorks(), egressWorks()
 	return h, nil
+}
+
+// InspectOver is Inspect for a plan that takes over what an earlier process may
+// have left by the journal in stateDir.
+func InspectOver(stateDir string) (Host, error) {
+	h, err := Inspect()
+	if err != nil {
+		return h, err
+	}
+	b, err := os.ReadFile(filepath.Join(stateDir, journalName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return h, nil
+	}
+	if err != nil {
+		return h, fmt.Errorf("read journal of network changes: %w", err)
+	}
+	records, err := parseJournal(b)
+	return h.withoutPlan(records), err
 }
 
 // Control returns a function for net.Dialer.Control and net.ListenConfig.Control
@@ -79,12 +104,16 @@ func Mark(fd uintptr, mark uint32) error {
 }
 
 // system is the kernel's side of hostnet, in the calling thread's network
-// namespace.
-type system struct{}
+// namespace. It remembers how the kernel lists the rules it has loaded, and for
+// which devices.
+type system struct {
+	filter, egress string
+	devices        []string
+}
 
-func newKernel() (kernel, error) { return system{}, nil }
+func newKernel() (kernel, error) { return &system{}, nil }
 
-func (system) before(s Step) (Before, error) {
+func (k *system) before(s Step) (Before, error) {
 	switch s.Kind {
 	case Sysctl:
 		v, err := readSysctl(s.Key)
@@ -98,16 +127,20 @@ func (system) before(s Step) (Before, error) {
 	case Resolver:
 		f, gone, err := readFile(s.Key)
 		return Before{File: f, Gone: gone}, err
-	case UnreachableRoute, Rule, Address, TunRoute:
+	case UnreachableRoute, Rule, Address, TunRoute, PacketFilter, EgressFilter:
 		return Before{}, nil
 	}
 	return Before{}, errors.New("unknown kind of step")
 }
 
-func (system) do(s Step) error {
+func (k *system) do(s Step) error {
 	switch s.Kind {
 	case Sysctl:
 		return writeSysctl(s.Key, s.Value)
+	case PacketFilter:
+		return k.load(s)
+	case EgressFilter:
+		return k.loadEgress(s)
 	case UnreachableRoute:
 		return netlink.RouteReplace(unreachable(s))
 	case Rule:
@@ -132,7 +165,7 @@ func (system) do(s Step) error {
 	return errors.New("unknown kind of step")
 }
 
-func (system) undo(s Step, b Before) error {
+func (k *system) undo(s Step, b Before) error {
 	switch s.Kind {
 	case Sysctl:
 		now, err := readSysctl(s.Key)
@@ -143,6 +176,12 @@ func (system) undo(s Step, b Before) error {
 			return err
 		}
 		return writeSysctl(s.Key, b.Value)
+	case PacketFilter:
+		k.filter = ""
+		return loadRules(nftables.TableFamilyINet, nil)
+	case EgressFilter:
+		k.egress, k.devices = "", nil
+		return loadRules(nftables.TableFamilyNetdev, nil)
 	case UnreachableRoute:
 		return except(netlink.RouteDel(unreachable(s)), unix.ESRCH)
 	case Rule:

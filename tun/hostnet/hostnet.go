@@ -6,23 +6,39 @@
 // and that people can read. Apply carries it out step by step; each step is
 // written to a journal in the state directory, with what was there before, and
 // synced, before it is done. So Revert, and Recover after a crash of any kind
-// (SIGKILL, power), undo exactly what was done.
+// (SIGKILL, power), undo exactly what was done; a start that goes on capturing
+// takes over what is in force and opens nothing in between. Watch looks after a
+// plan and mends what others have changed of it.
 //
-// The order of steps keeps traffic in: first an unreachable default route in
-// our table, then the rules that send everything there, then the way through
-// the TUN. From the rule on, the main table is never asked for a packet without
-// our mark, and when the TUN dies with its process the unreachable route stays.
-// A later layer (packet filter) is one more kind of step.
+// Three layers keep traffic in, each by itself:
 //
-// It refuses to touch the main table, other programs' rules, and a resolver
-// file or sysctl that somebody else has changed meanwhile. It opens no
-// interface and reads no packet. internal/node calls it, from one goroutine; a
-// file lock in the state directory keeps a second process out.
+//   - a packet filter (nftables, table "inet cuttle"): everything is dropped or
+//     refused but the TUN, loopback, our own links and what the local network
+//     needs (filter.go);
+//   - the same on the way out of every device but the TUN (table "netdev
+//     cuttle"), which packet sockets pass too, where the kernel has that hook;
+//   - routing: an unreachable default route in our table, then rules that send
+//     everything unmarked there, then the way through the TUN. From the rule on,
+//     the main table is never asked for a packet without our mark, and when the
+//     TUN dies with its process the unreachable route stays.
+//
+// The steps are done in this order and undone in reverse.
+//
+// It refuses to touch the main table, other programs' rules and nftables, and a
+// resolver file or sysctl that somebody else has changed meanwhile. It opens no
+// interface and reads no packet. internal/node calls it, from one goroutine at a
+// time; a file lock in the state directory keeps a second process out.
 package hostnet
 
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
 )
 
 // ErrUnsupported says that this system cannot be captured yet.
@@ -35,19 +51,29 @@ type kernel interface {
 	before(s Step) (Before, error)
 	// do makes the change. A change that is already there is no error.
 	do(s Step) error
+	// holds tells whether the change is there, whole.
+	holds(s Step) (bool, error)
 	// undo brings back what before has read. A change that is not there, or was
 	// changed again by somebody else, is left alone and is no error.
 	undo(s Step, b Before) error
+	// foreign removes what others have put where only p belongs.
+	foreign(p Plan) (removed int, err error)
+	// events sends after anything a plan depends on may have changed, until stop.
+	events() (changed <-chan struct{}, stop func() error, err error)
 }
 
 // Applied is a plan that is in force.
 type Applied struct {
 	kernel  kernel
 	journal *journal
+	plan    Plan
 }
 
-// Apply carries out p and keeps its journal in stateDir. If a step fails, what
-// was done is undone. What an earlier process left behind is undone first.
+// Apply carries out p and keeps its journal in stateDir. What an earlier process
+// left behind is taken over without a gap: what is the same stays, what is
+// different is changed in place, the rest is undone at the end. If a step fails,
+// what was done stays, since that is closed; the caller, who gets an Applied
+// with the error, may revert it. Without an Applied nothing was changed.
 func Apply(stateDir string, p Plan) (*Applied, error) {
 	k, err := newKernel()
 	if err != nil {
@@ -62,24 +88,75 @@ func apply(k kernel, stateDir string, p Plan) (*Applied, error) {
 		return nil, err
 	}
 	a := &Applied{kernel: k, journal: j}
-	if err := a.undo(); err != nil {
-		return nil, errors.Join(fmt.Errorf("undo leftovers: %w", err), j.close())
-	}
-	for _, s := range p.Steps {
-		if err := a.step(s); err != nil {
-			return nil, errors.Join(fmt.Errorf("%s: %w", s, err), a.Revert())
-		}
-	}
-	return a, nil
+	return a, a.Change(p)
 }
 
-func (a *Applied) step(s Step) error {
+// Change puts p in force in place of what is, as Apply does.
+func (a *Applied) Change(p Plan) error {
+	records, err := a.journal.read()
+	if err != nil {
+		return err
+	}
+	a.plan = p
+	wanted := make(map[string]bool)
+	for _, s := range p.Steps {
+		wanted[s.target()] = true
+		if err := a.step(s, records); err != nil {
+			return fmt.Errorf("%s: %w", s.name(), err)
+		}
+	}
+	var failed error
+	for i := len(records) - 1; i >= 0; i-- {
+		r := records[i]
+		if wanted[r.Step.target()] {
+			continue
+		}
+		if err := a.kernel.undo(r.Step, r.Before); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("undo %s: %w", r.Step.name(), err))
+		}
+	}
+	if failed != nil {
+		return failed
+	}
+	return a.forget(wanted)
+}
+
+// forget removes from the journal what has been undone.
+func (a *Applied) forget(wanted map[string]bool) error {
+	records, err := a.journal.read()
+	if err != nil {
+		return err
+	}
+	kept := slices.DeleteFunc(slices.Clone(records), func(r record) bool { return !wanted[r.Step.target()] })
+	if len(kept) == len(records) {
+		return nil
+	}
+	return a.journal.replace(kept)
+}
+
+// step makes one change. If an earlier process has made it already and it is
+// still there, what that one found before is what counts.
+func (a *Applied) step(s Step, records []record) error {
+	known := slices.ContainsFunc(records, func(r record) bool { return r.Step.same(s) })
+	if known {
+		there, err := a.kernel.holds(s)
+		if err != nil {
+			return err
+		}
+		if there {
+			return nil
+		}
+	}
 	b, err := a.kernel.before(s)
 	if err != nil {
 		return err
 	}
-	if err := a.journal.append(record{Step: s, Before: b}); err != nil {
-		return err
+	r := record{Step: s, Before: b}
+	// A journal that grew with each crash would be full one day.
+	if !slices.ContainsFunc(records, func(old record) bool { return reflect.DeepEqual(old, r) }) {
+		if err := a.journal.append(r); err != nil {
+			return err
+		}
 	}
 	return a.kernel.do(s)
 }
@@ -90,6 +167,10 @@ func (a *Applied) Revert() error {
 	return errors.Join(a.undo(), a.journal.close())
 }
 
+// Leave ends the work on the plan and leaves it in force, for a later process to
+// take over.
+func (a *Applied) Leave() error { return a.journal.close() }
+
 // undo undoes the journal's records, newest first, and empties it.
 func (a *Applied) undo() error {
 	records, err := a.journal.read()
@@ -99,7 +180,7 @@ func (a *Applied) undo() error {
 	var failed error
 	for i := len(records) - 1; i >= 0; i-- {
 		if err := a.kernel.undo(records[i].Step, records[i].Before); err != nil {
-			failed = errors.Join(failed, fmt.Errorf("undo %s: %w", records[i].Step, err))
+			failed = errors.Join(failed, fmt.Errorf("undo %s: %w", records[i].Step.name(), err))
 		}
 	}
 	if failed != nil {
@@ -108,8 +189,32 @@ func (a *Applied) undo() error {
 	return a.journal.empty()
 }
 
-// Recover undoes what a process that died has left behind, and tells whether
-// there was anything. It is called at every start, before Apply.
+// Left returns the steps that the journal in stateDir says are in force: what an
+// earlier process, or the guard, has left. It changes nothing.
+func Left(stateDir string) (Plan, error) {
+	b, err := os.ReadFile(filepath.Join(stateDir, journalName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Plan{}, nil
+	}
+	if err != nil {
+		return Plan{}, fmt.Errorf("read journal of network changes: %w", err)
+	}
+	records, err := parseJournal(b)
+	var p Plan
+	for _, r := range records {
+		p.Steps = append(p.Steps, r.Step)
+	}
+	return p, err
+}
+
+// Captures tells whether the plan leads into a TUN, and does not only block.
+func (p Plan) Captures() bool {
+	return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind == TunRoute })
+}
+
+// Recover undoes what a process that died has left behind, which opens the
+// machine, and tells whether there was anything. It is for a start that shall
+// capture nothing; Apply takes over what is left without opening.
 func Recover(stateDir string) (bool, error) {
 	k, err := newKernel()
 	if err != nil {
@@ -129,4 +234,18 @@ func recoverWith(k kernel, stateDir string) (bool, error) {
 	}
 	a := &Applied{kernel: k, journal: j}
 	return len(records) > 0, a.Revert()
+}
+
+// withoutPlan corrects what Inspect has read for what an earlier process, by
+// its journal, has changed and not undone.
+func (h Host) withoutPlan(records []record) Host {
+	for _, r := range records {
+		if r.Step.Kind == Sysctl && strings.HasSuffix(r.Step.Key, "/all/rp_filter") {
+			h.StrictFilter = true
+		}
+		if r.Step.Kind == Sysctl && strings.HasSuffix(r.Step.Key, "/all/arp_ignore") {
+			h.AnswersAll = true
+		}
+	}
+	return h
 }

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -43,6 +44,13 @@ func dump(t *testing.T, resolver string) string {
 		for _, r := range routes {
 			fmt.Fprintf(&b, "route %d table %d type %d metric %d: %v\n", family, r.Table, r.Type, r.Priority, r)
 		}
+	}
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyNetdev} {
+		list, err := listRules(family)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.WriteString(list)
 	}
 	links, err := netlink.LinkList()
 	if err != nil {
@@ -229,16 +237,16 @@ func exchange(c net.Conn) error {
 // else goes into the TUN, also with the strict filter of reverse paths.
 func TestMarkedSockets(t *testing.T) {
 	o := hostnettest.NewOutside(t)
-	for _, filter := range []string{"0", "1", "2"} {
+	for i, filter := range []string{"0", "1", "2"} {
 		strict(t, filter)
 		openedTUN := openTUN(t)
-		a, err := Apply(t.TempDir(), planFor(t, Config{Device: "cuttle0"}))
+		a, err := Apply(t.TempDir(), planFor(t, Config{Device: "cuttle0", Listen: listenPorts}))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, addr := range [][2]string{{hostnettest.Near4, hostnettest.Far4}, {hostnettest.Near6, hostnettest.Far6}} {
+		for j, addr := range [][2]string{{hostnettest.Near4, hostnettest.Far4}, {hostnettest.Near6, hostnettest.Far6}} {
 			markedOut(t, o, filter, addr[1])
-			markedIn(t, o, filter, addr[0], addr[1])
+			markedIn(t, o, filter, addr[0], addr[1], fmt.Sprint(listenPorts[2*i+j]))
 		}
 		// The machine's own addresses and loopback stay reachable, unmarked.
 		for _, own := range []string{"127.0.0.1", "::1", hostnettest.Near4, hostnettest.Near6} {
@@ -286,10 +294,14 @@ func markedOut(t *testing.T, o hostnettest.Outside, filter, far string) {
 	}
 }
 
+// listenPorts are for the listeners of markedIn, one each: those of both
+// families for each filter of reverse paths.
+var listenPorts = []uint16{4430, 4431, 4432, 4433, 4434, 4435}
+
 // markedIn accepts a connection from the outside.
-func markedIn(t *testing.T, o hostnettest.Outside, filter, near, far string) {
+func markedIn(t *testing.T, o hostnettest.Outside, filter, near, far, port string) {
 	t.Helper()
-	l, err := (&net.ListenConfig{Control: Control(DefaultMark)}).Listen(context.Background(), "tcp", net.JoinHostPort(near, "0"))
+	l, err := (&net.ListenConfig{Control: Control(DefaultMark)}).Listen(context.Background(), "tcp", net.JoinHostPort(near, port))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -385,6 +397,9 @@ func TestRecoverAfterKill(t *testing.T) {
 			_ = c.Close()
 			t.Errorf("a way to %s is open after the kill, want unreachable", far)
 		}
+	}
+	if list, err := listRules(nftables.TableFamilyNetdev); err != nil || !strings.Contains(list, egressChain("phys0")) {
+		t.Errorf("rules of devices after the kill are %q (%v), want some for phys0", list, err)
 	}
 	found, err := Recover(state)
 	if err != nil || !found {

@@ -64,6 +64,32 @@ func openJournal(dir string) (*journal, error) {
 	return &journal{dir: dir, file: f}, nil
 }
 
+// replace puts a journal of these records in place of the old one, in one move;
+// there is no time at which somebody else could lock either.
+func (j *journal) replace(records []record) error {
+	path := filepath.Join(j.dir, journalName)
+	f, err := os.OpenFile(path+newSuffix, os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("rewrite journal of network changes: %w", err)
+	}
+	fresh := &journal{dir: j.dir, file: f}
+	err = lock(f)
+	for _, r := range records {
+		if err == nil {
+			err = fresh.append(r)
+		}
+	}
+	if err == nil {
+		err = os.Rename(path+newSuffix, path)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("rewrite journal of network changes: %w", err), f.Close())
+	}
+	old := j.file
+	j.file = f
+	return errors.Join(syncDir(j.dir), old.Close())
+}
+
 func (j *journal) append(r record) error {
 	b, err := json.Marshal(r)
 	if err != nil {

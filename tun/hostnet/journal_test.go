@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -8,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // memory is a host in memory: what is set, by name. It can die before or after
@@ -16,6 +19,9 @@ type memory struct {
 	set   map[string]string
 	life  int // operations left; negative: no end
 	fault string
+
+	changed chan struct{}
+	opened  bool // a closing step was undone
 }
 
 var errDead = errors.New("process is dead")
@@ -32,6 +38,8 @@ func name(s Step) (key, value string) {
 	switch s.Kind { //nolint:exhaustive // the others need no value
 	case Sysctl, Resolver:
 		return s.Key, s.Value
+	case PacketFilter, EgressFilter:
+		return string(s.Kind), s.String()
 	}
 	return s.String(), "there"
 }
@@ -57,14 +65,26 @@ func (m *memory) do(s Step) error {
 	return m.live() // dies after the change
 }
 
+func (m *memory) holds(s Step) (bool, error) {
+	key, value := name(s)
+	return m.set[key] == value, m.live()
+}
+
+func (m *memory) foreign(Plan) (int, error) { return 0, nil }
+
+func (m *memory) events() (<-chan struct{}, func() error, error) {
+	return m.changed, func() error { return nil }, nil
+}
+
 func (m *memory) undo(s Step, b Before) error {
 	if err := m.live(); err != nil {
 		return err
 	}
 	key, value := name(s)
-	if m.set[key] != value {
+	if m.set[key] != value && s.Kind != PacketFilter && s.Kind != EgressFilter {
 		return nil
 	}
+	m.opened = m.opened || s.closes() && s.Kind != Sysctl
 	if b.Gone {
 		delete(m.set, key)
 	} else {
@@ -75,7 +95,7 @@ func (m *memory) undo(s Step, b Before) error {
 
 func somePlan(t *testing.T) Plan {
 	t.Helper()
-	p, err := NewPlan(Config{Device: "cuttle0", ResolvConf: "/etc/resolv.conf"}, Host{IPv6: true, StrictFilter: true})
+	p, err := NewPlan(Config{Device: "cuttle0", ResolvConf: "/etc/resolv.conf"}, Host{IPv6: true, StrictFilter: true, Filter: true, Egress: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,8 +136,8 @@ func TestRecoverFromAnyPoint(t *testing.T) {
 		before := maps.Clone(m.set)
 		dir := t.TempDir()
 		a, err := apply(m, dir, somePlan(t))
-		if err == nil {
-			_ = a.journal.close() // the process ends with its plan in force
+		if a != nil {
+			_ = a.Leave() // the process ends with its plan in force
 		}
 		m.life = life % 7
 		_, _ = recoverWith(m, dir) // dies again
@@ -138,15 +158,157 @@ func TestRecoverFromAnyPoint(t *testing.T) {
 	}
 }
 
-func TestApplyUndoesOnFailure(t *testing.T) {
+func TestFailedApplyStaysClosed(t *testing.T) {
 	m := &memory{set: map[string]string{"/etc/resolv.conf": "old"}, life: -1, fault: "ip -6 route add default"}
 	before := maps.Clone(m.set)
-	if _, err := apply(m, t.TempDir(), somePlan(t)); err == nil || !strings.Contains(err.Error(), "the kernel says no") {
+	a, err := apply(m, t.TempDir(), somePlan(t))
+	if err == nil || !strings.Contains(err.Error(), "the kernel says no") {
 		t.Fatalf("apply: %v, want the kernel's refusal", err)
 	}
-	if !maps.Equal(m.set, before) {
-		t.Fatalf("host after a failed apply is %v, want %v", m.set, before)
+	if m.set[string(PacketFilter)] == "" {
+		t.Error("a failed apply left no packet filter, want it closed")
 	}
+	if err := a.Revert(); err != nil {
+		t.Fatal(err)
+	}
+	if !maps.Equal(m.set, before) {
+		t.Fatalf("host after a failed apply was reverted is %v, want %v", m.set, before)
+	}
+}
+
+// TestTakeOver ends a process with its plan in force at any point and lets the
+// next one, with the same or another plan, take over: nothing that closes is
+// ever undone, and the last revert brings back what was there first.
+func TestTakeOver(t *testing.T) {
+	other, err := NewPlan(Config{Device: "tun7", Mark: 7, Table: 77, ResolvConf: "/etc/resolv.conf"}, Host{IPv6: true, Filter: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, plans := range [][]Plan{
+		{somePlan(t), somePlan(t), somePlan(t)},
+		{somePlan(t), somePlan(t).Block(), somePlan(t)},
+		{somePlan(t), other, somePlan(t)},
+		{other, somePlan(t), other.Block()},
+	} {
+		for life := 0; life < 60; life++ {
+			m := &memory{set: map[string]string{"/etc/resolv.conf": "old", "net/ipv4/conf/all/rp_filter": "1"}, life: life}
+			before := maps.Clone(m.set)
+			dir := t.TempDir()
+			var a *Applied
+			for i, p := range plans {
+				filtered := m.set[string(PacketFilter)] != ""
+				a, err = apply(m, dir, p)
+				if filtered && m.set[string(PacketFilter)] == "" {
+					t.Fatalf("plan %d opened the packet filter (%v)", i, err)
+				}
+				if i < len(plans)-1 {
+					if err := a.Leave(); err != nil { // the process dies
+						t.Fatal(err)
+					}
+					m.life = -1
+					if i == 0 {
+						m.life = life
+					}
+				}
+			}
+			m.life = -1
+			if err := a.Revert(); err != nil {
+				t.Fatal(err)
+			}
+			if !maps.Equal(m.set, before) {
+				t.Fatalf("host after %d operations and three lives is %v, want %v", life, m.set, before)
+			}
+		}
+	}
+}
+
+// TestSamePlanNeverOpens takes the same plan over again and again.
+func TestSamePlanNeverOpens(t *testing.T) {
+	m := &memory{set: map[string]string{"/etc/resolv.conf": "old", "net/ipv4/conf/all/rp_filter": "1"}, life: -1}
+	dir := t.TempDir()
+	size := int64(0)
+	for i := range 5 {
+		delete(m.set, "ip link set cuttle0 up") // the TUN ends with its process
+		a, err := apply(m, dir, somePlan(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Leave(); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(filepath.Join(dir, journalName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i > 1 && info.Size() != size {
+			t.Errorf("journal has %d bytes after start %d, %d before", info.Size(), i, size)
+		}
+		size = info.Size()
+	}
+	if m.opened {
+		t.Error("taking over the same plan undid a step that closes")
+	}
+}
+
+// TestTakeOverKeepsLaterChanges: what somebody wrote into the resolver file
+// after a crash is what comes back in the end.
+func TestTakeOverKeepsLaterChanges(t *testing.T) {
+	m := &memory{set: map[string]string{"/etc/resolv.conf": "old"}, life: -1}
+	dir := t.TempDir()
+	a, err := apply(m, dir, somePlan(t))
+	if err := errors.Join(err, a.Leave()); err != nil {
+		t.Fatal(err)
+	}
+	m.set["/etc/resolv.conf"] = "newer"
+	if a, err = apply(m, dir, somePlan(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Revert(); err != nil || m.set["/etc/resolv.conf"] != "newer" {
+		t.Errorf("resolver file is %q (%v), want what was there before the second start", m.set["/etc/resolv.conf"], err)
+	}
+}
+
+func TestWatchMends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{set: map[string]string{"/etc/resolv.conf": "old"}, life: -1, changed: make(chan struct{}, 1)}
+		a, err := apply(m, t.TempDir(), somePlan(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var mended []string
+		done := make(chan error, 1)
+		go func() { done <- a.Watch(ctx, func(what string) { mended = append(mended, what) }) }() // ends with ctx
+		synctest.Wait()
+		delete(m.set, string(PacketFilter))
+		m.set["net/ipv4/conf/all/rp_filter"] = "1"
+		m.changed <- struct{}{}
+		time.Sleep(checkPause)
+		synctest.Wait()
+		if m.set[string(PacketFilter)] == "" || len(mended) != 2 {
+			t.Errorf("mended %q, want the filter and the sysctl", mended)
+		}
+		delete(m.set, string(EgressFilter)) // and nobody tells
+		time.Sleep(checkAlways + checkPause)
+		synctest.Wait()
+		if m.set[string(EgressFilter)] == "" {
+			t.Error("a change that nobody told of was not mended")
+		}
+		m.fault = "ip -4 rule"
+		for k := range m.set {
+			if strings.HasPrefix(k, "ip -4 rule") {
+				delete(m.set, k)
+			}
+		}
+		m.changed <- struct{}{}
+		if err := <-done; err == nil || !strings.Contains(err.Error(), "the kernel says no") {
+			t.Errorf("watch ended with %v, want the kernel's refusal", err)
+		}
+		cancel()
+		if err := a.Leave(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestJournalCutByCrash(t *testing.T) {

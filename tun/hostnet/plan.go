@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -40,6 +42,11 @@ type Config struct {
 	Table      int          // our routing table
 	Priority   int          // of our rules
 	ResolvConf string       // path of the resolver file
+
+	// Peers is where marked sockets may connect to, by TCP; empty: anywhere.
+	// Listen are the TCP ports of marked listeners.
+	Peers  []netip.AddrPort
+	Listen []uint16
 }
 
 // Host is what a plan depends on.
@@ -47,6 +54,9 @@ type Host struct {
 	IPv6         bool // the kernel knows IPv6: it is kept in, used or not
 	IPv6Off      bool // the administrator has turned it off: it gets no way out
 	StrictFilter bool // an interface drops packets that would not be answered through it (rp_filter 1)
+	AnswersAll   bool // interfaces answer ARP for the addresses of others, the TUN's included (arp_ignore 0)
+	Filter       bool // the kernel has nftables for IPv4 and IPv6 together; a plan needs it
+	Egress       bool // the kernel has nftables' egress hook
 }
 
 // Kind is what a Step changes.
@@ -55,6 +65,8 @@ type Kind string
 // The kinds of steps.
 const (
 	Sysctl           Kind = "sysctl"      // Key, Value
+	PacketFilter     Kind = "filter"      // Filter
+	EgressFilter     Kind = "egress"      // Filter
 	UnreachableRoute Kind = "unreachable" // Family, Table
 	Rule             Kind = "rule"        // Family, Table, Mark, Mask, Priority
 	Link             Kind = "link"        // Device up, MTU
@@ -76,6 +88,36 @@ type Step struct {
 	Address  netip.Addr `json:"address,omitzero"`
 	Key      string     `json:"key,omitempty"`
 	Value    string     `json:"value,omitempty"`
+	Filter   *Filter    `json:"filter,omitempty"`
+}
+
+// same tells whether two steps make the same change.
+func (s Step) same(o Step) bool { return reflect.DeepEqual(s, o) }
+
+// target names what the step changes: steps with one target replace each other.
+func (s Step) target() string {
+	switch s.Kind {
+	case Sysctl, Resolver:
+		return string(s.Kind) + " " + s.Key
+	case PacketFilter, EgressFilter:
+		return string(s.Kind)
+	case Link:
+		return string(s.Kind) + " " + s.Device
+	case UnreachableRoute, Rule, Address, TunRoute:
+	}
+	return s.String()
+}
+
+// closes tells whether the step keeps traffic in by itself, without a TUN.
+func (s Step) closes() bool {
+	switch s.Kind {
+	case PacketFilter, EgressFilter, UnreachableRoute, Rule:
+		return true
+	case Sysctl:
+		return s.Device == "" // those of the TUN go with it
+	case Link, Address, TunRoute, Resolver:
+	}
+	return false
 }
 
 // String shows the step as an administrator would write it.
@@ -83,6 +125,14 @@ func (s Step) String() string {
 	switch s.Kind {
 	case Sysctl:
 		return fmt.Sprintf("sysctl %s = %s", s.Key, s.Value)
+	case PacketFilter:
+		if s.Filter != nil {
+			return s.Filter.text()
+		}
+	case EgressFilter:
+		if s.Filter != nil {
+			return s.Filter.egressText()
+		}
 	case UnreachableRoute:
 		return fmt.Sprintf("ip -%d route add unreachable default table %d metric %d", s.Family, s.Table, unreachableMetric)
 	case Rule:
@@ -105,12 +155,28 @@ func (s Step) String() string {
 
 // Plan is what Apply does, in order.
 type Plan struct {
-	Steps []Step
+	Steps   []Step
+	Missing []string // what this kernel cannot do, and what that means
 }
 
-// String lists the steps, one per line.
+// Block is the part of the plan that keeps traffic in and needs no TUN: with it
+// in force nothing leaves but links and what the local network needs.
+func (p Plan) Block() Plan {
+	b := Plan{Missing: p.Missing}
+	for _, s := range p.Steps {
+		if s.closes() {
+			b.Steps = append(b.Steps, s)
+		}
+	}
+	return b
+}
+
+// String lists what is missing and the steps.
 func (p Plan) String() string {
 	var b strings.Builder
+	for _, m := range p.Missing {
+		b.WriteString("# missing: " + m + "\n")
+	}
 	for _, s := range p.Steps {
 		b.WriteString(s.String())
 		b.WriteByte('\n')
@@ -124,6 +190,9 @@ func NewPlan(cfg Config, host Host) (Plan, error) {
 	if err := cfg.check(); err != nil {
 		return Plan{}, err
 	}
+	if !host.Filter {
+		return Plan{}, fmt.Errorf("this kernel has no packet filter (nftables, family inet), without which traffic cannot be kept in: %w", ErrUnsupported)
+	}
 	families := []int{4}
 	if host.IPv6 {
 		families = append(families, 6)
@@ -135,6 +204,16 @@ func NewPlan(cfg Config, host Host) (Plan, error) {
 		// look for their way back in our table and find the TUN.
 		add(Step{Kind: Sysctl, Key: "net/ipv4/conf/all/rp_filter", Value: "2"})
 	}
+	if host.AnswersAll {
+		add(Step{Kind: Sysctl, Key: "net/ipv4/conf/all/arp_ignore", Value: "1"})
+	}
+	filter := cfg.filter(host)
+	add(Step{Kind: PacketFilter, Filter: &filter})
+	if host.Egress {
+		add(Step{Kind: EgressFilter, Filter: &filter})
+	} else {
+		p.Missing = append(p.Missing, "this kernel has no egress hook: programs with packet sockets (CAP_NET_RAW) are not kept in")
+	}
 	for _, f := range families {
 		add(Step{Kind: UnreachableRoute, Family: f, Table: cfg.Table})
 	}
@@ -143,7 +222,7 @@ func NewPlan(cfg Config, host Host) (Plan, error) {
 	}
 	use6 := host.IPv6 && !host.IPv6Off
 	if use6 {
-		add(Step{Kind: Sysctl, Key: "net/ipv6/conf/" + cfg.Device + "/disable_ipv6", Value: "0"})
+		add(Step{Kind: Sysctl, Device: cfg.Device, Key: "net/ipv6/conf/" + cfg.Device + "/disable_ipv6", Value: "0"})
 	}
 	for _, a := range cfg.Addresses {
 		if a.Is4() || use6 {
@@ -161,6 +240,18 @@ func NewPlan(cfg Config, host Host) (Plan, error) {
 		add(Step{Kind: Resolver, Key: cfg.ResolvConf, Value: resolverFile(cfg.DNS, use6)})
 	}
 	return p, nil
+}
+
+func (c *Config) filter(host Host) Filter {
+	f := Filter{Device: c.Device, Mark: c.Mark, Mask: c.Mask}
+	for _, a := range c.Addresses {
+		if a.Is4() || host.IPv6 {
+			f.Own = append(f.Own, a)
+		}
+	}
+	f.Peers = append(f.Peers, c.Peers...)
+	f.Listen = append(f.Listen, c.Listen...)
+	return f
 }
 
 func (c *Config) fill() {
@@ -207,6 +298,14 @@ func (c *Config) check() error {
 			return fmt.Errorf("tun or name server address %q is not a plain address", a)
 		}
 	}
+	for _, p := range c.Peers {
+		if !p.IsValid() || p.Addr().Is4In6() || p.Addr().Zone() != "" || p.Port() == 0 {
+			return errors.New("a peer is not an address with a port")
+		}
+	}
+	if slices.Contains(c.Listen, 0) {
+		return errors.New("a listener has no port")
+	}
 	return nil
 }
 
@@ -220,4 +319,12 @@ func resolverFile(servers []netip.Addr, ipv6 bool) string {
 		}
 	}
 	return b.String()
+}
+
+// name is the step in a few words, for errors.
+func (s Step) name() string {
+	if s.Kind == PacketFilter || s.Kind == EgressFilter {
+		return string(s.Kind) + " rules"
+	}
+	return s.String()
 }

@@ -1,10 +1,12 @@
 package hostnet
 
 import (
+	"errors"
 	"flag"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -17,14 +19,15 @@ func TestPlanGolden(t *testing.T) {
 		cfg  Config
 		host Host
 	}{
-		{"default", Config{Device: "cuttle0", MTU: 1500, ResolvConf: "/etc/resolv.conf"}, Host{IPv6: true}},
-		{"strict", Config{Device: "cuttle0"}, Host{IPv6: true, StrictFilter: true}},
-		{"ipv4", Config{Device: "cuttle0", ResolvConf: "/etc/resolv.conf"}, Host{}},
-		{"ipv6-off", Config{Device: "cuttle0", ResolvConf: "/etc/resolv.conf"}, Host{IPv6: true, IPv6Off: true}},
+		{"default", Config{Device: "cuttle0", MTU: 1500, ResolvConf: "/etc/resolv.conf"}, Host{IPv6: true, Filter: true, Egress: true}},
+		{"strict", Config{Device: "cuttle0"}, Host{IPv6: true, StrictFilter: true, AnswersAll: true, Filter: true, Egress: true}},
+		{"ipv4", Config{Device: "cuttle0", ResolvConf: "/etc/resolv.conf"}, Host{Filter: true}},
+		{"ipv6-off", Config{Device: "cuttle0", ResolvConf: "/etc/resolv.conf"}, Host{IPv6: true, IPv6Off: true, Filter: true, Egress: true}},
 		{"chosen", Config{Device: "tun7", MTU: 9000, Mark: 0x80000, Mask: 0xff0000, Table: 77, Priority: 100,
-			Addresses:  []netip.Addr{netip.MustParseAddr("100.64.0.1"), netip.MustParseAddr("fd00::1")},
-			DNS:        []netip.Addr{netip.MustParseAddr("100.64.0.53")},
-			ResolvConf: "/run/resolv.conf"}, Host{IPv6: true}},
+			Addresses: []netip.Addr{netip.MustParseAddr("100.64.0.1"), netip.MustParseAddr("fd00::1")},
+			DNS:       []netip.Addr{netip.MustParseAddr("100.64.0.53")},
+			Peers:     []netip.AddrPort{netip.MustParseAddrPort("203.0.113.5:443"), netip.MustParseAddrPort("[2001:db8::5]:443"), netip.MustParseAddrPort("203.0.113.6:8443")},
+			Listen:    []uint16{443, 8443}, ResolvConf: "/run/resolv.conf"}, Host{IPv6: true, Filter: true, Egress: true}},
 	}
 	for _, test := range tests {
 		p, err := NewPlan(test.cfg, test.host)
@@ -48,7 +51,7 @@ func TestPlanGolden(t *testing.T) {
 }
 
 func TestPlanOrder(t *testing.T) {
-	p, err := NewPlan(Config{Device: "cuttle0", ResolvConf: "/etc/resolv.conf"}, Host{IPv6: true, StrictFilter: true})
+	p, err := NewPlan(Config{Device: "cuttle0", ResolvConf: "/etc/resolv.conf"}, Host{IPv6: true, StrictFilter: true, AnswersAll: true, Filter: true, Egress: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,10 +75,33 @@ func TestPlanRefusals(t *testing.T) {
 		{Device: "cuttle0", Table: -1},
 		{Device: "cuttle0", Priority: 32766},
 		{Device: "cuttle0", ResolvConf: "resolv.conf"},
+		{Device: "cuttle0", Peers: []netip.AddrPort{netip.MustParseAddrPort("203.0.113.5:0")}},
+		{Device: "cuttle0", Listen: []uint16{0}},
 		{Device: "cuttle0", DNS: []netip.Addr{netip.MustParseAddr("fe80::1%eth0")}},
 	} {
-		if p, err := NewPlan(cfg, Host{IPv6: true}); err == nil {
+		if p, err := NewPlan(cfg, Host{IPv6: true, Filter: true, Egress: true}); err == nil {
 			t.Errorf("config %+v gave a plan:\n%s", cfg, p)
 		}
+	}
+}
+
+func TestPlanNeedsFilter(t *testing.T) {
+	if p, err := NewPlan(Config{Device: "cuttle0"}, Host{IPv6: true}); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("a kernel without nftables got a plan (%v):\n%s", err, p)
+	}
+}
+
+// TestBlock wants the block to close without a TUN, in the plan's order.
+func TestBlock(t *testing.T) {
+	p, err := NewPlan(Config{Device: "cuttle0", ResolvConf: "/etc/resolv.conf"}, Host{IPv6: true, StrictFilter: true, Filter: true, Egress: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kinds []Kind
+	for _, s := range p.Block().Steps {
+		kinds = append(kinds, s.Kind)
+	}
+	if want := []Kind{Sysctl, PacketFilter, EgressFilter, UnreachableRoute, UnreachableRoute, Rule, Rule}; !slices.Equal(kinds, want) {
+		t.Errorf("block has steps %q, want %q", kinds, want)
 	}
 }

@@ -1,0 +1,241 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"cuttle/internal/config"
+	"cuttle/obfs"
+	"cuttle/relay/wire"
+	"cuttle/stack"
+	"cuttle/tun/hostnet"
+)
+
+// lockFile is there, in the state directory, while the lock is on.
+const lockFile = "lock"
+
+// logPause is between two lines of the log about what other programs change.
+const logPause = time.Second
+
+// hold is what this node has in force on the host: nothing, the block, or the
+// whole capture. All but locked, setLock and missing is for one goroutine.
+type hold struct {
+	cfg     *config.Config
+	known   map[wire.NodeID]obfs.Descriptor
+	log     *slog.Logger
+	applied *hostnet.Applied // nil: open
+	logged  time.Time
+
+	mu    sync.Mutex // guards lacks and turning the lock
+	lacks []string
+}
+
+func tunMTU(cfg *config.Config) int {
+	if cfg.Tun.MTU != 0 {
+		return cfg.Tun.MTU
+	}
+	return stack.DefaultMTU
+}
+
+// plan computes what has to be in force for capturing.
+func (h *hold) plan() (hostnet.Plan, error) {
+	host, err := hostnet.InspectOver(h.cfg.Node.State)
+	if err != nil {
+		return hostnet.Plan{}, err
+	}
+	hc := hostnet.Config{
+		Device: h.cfg.Tun.Name, MTU: tunMTU(h.cfg), Mark: h.cfg.Tun.Mark, Table: h.cfg.Tun.Table, ResolvConf: h.cfg.Tun.ResolvConf,
+	}
+	hc.Peers = peerAddresses(h.cfg, h.known)
+	for _, l := range h.cfg.Listen {
+		if a, err := netip.ParseAddrPort(l.Address); err == nil && a.Port() != 0 {
+			hc.Listen = append(hc.Listen, a.Port())
+		}
+	}
+	p, err := hostnet.NewPlan(hc, host)
+	if err != nil {
+		return p, err
+	}
+	h.mu.Lock()
+	h.lacks = p.Missing
+	h.mu.Unlock()
+	return p, nil
+}
+
+// peerAddresses is where our marked sockets may connect to: the neighbors. An
+// exit connects to anybody, and a neighbor known by name may be anywhere; then
+// the mark alone counts (nil).
+func peerAddresses(cfg *config.Config, known map[wire.NodeID]obfs.Descriptor) []netip.AddrPort {
+	if cfg.Node.Exit {
+		return nil
+	}
+	var out []netip.AddrPort
+	for _, d := range known {
+		for _, text := range d.Addresses {
+			a, err := netip.ParseAddrPort(text)
+			if err != nil {
+				return nil
+			}
+			out = append(out, netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
+		}
+	}
+	slices.SortFunc(out, netip.AddrPort.Compare) // the order of a map would make every plan a new one
+	return out
+}
+
+// resumes tells whether to capture at once: by configuration, or because an
+// earlier run was capturing when it died. Nobody has told it to open.
+func (h *hold) resumes() (bool, error) {
+	left, err := hostnet.Left(h.cfg.Node.State)
+	if err != nil {
+		return false, err
+	}
+	if len(left.Steps) > 0 {
+		h.log.Warn("an earlier run has left this machine closed")
+	}
+	return h.cfg.Client.Up || left.Captures() || len(left.Steps) > 0 && !h.locked(), nil
+}
+
+// block closes the machine, or keeps it closed while the way into the TUN is undone.
+func (h *hold) block() error {
+	p, err := h.plan()
+	if err != nil {
+		return err
+	}
+	return h.force(p.Block())
+}
+
+// capture leads everything into the TUN, which must be there.
+func (h *hold) capture() error {
+	p, err := h.plan()
+	if err != nil {
+		return err
+	}
+	return h.force(p)
+}
+
+func (h *hold) force(p hostnet.Plan) (err error) {
+	if h.applied != nil {
+		return h.applied.Change(p)
+	}
+	h.applied, err = hostnet.Apply(h.cfg.Node.State, p)
+	return err
+}
+
+// watch looks after what is in force until ctx ends.
+func (h *hold) watch(ctx context.Context) error {
+	if h.applied == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return h.applied.Watch(ctx, func(what string) {
+		if time.Since(h.logged) > logPause {
+			h.logged = time.Now()
+			h.log.Warn("another program has changed this machine's network; it is mended", "what", what)
+		}
+	})
+}
+
+// open puts the host back as it was.
+func (h *hold) open() error {
+	if h.applied == nil {
+		return nil
+	}
+	a := h.applied
+	h.applied = nil
+	if err := a.Revert(); err != nil {
+		return fmt.Errorf("put the host back: %w; the next start or `cuttle down` tries again", err)
+	}
+	return nil
+}
+
+// leave ends with the machine closed, if it is.
+func (h *hold) leave() error {
+	if h.applied == nil {
+		return nil
+	}
+	err := h.block()
+	a := h.applied
+	h.applied = nil
+	return errors.Join(err, a.Leave())
+}
+
+func (h *hold) locked() bool {
+	_, err := os.Lstat(filepath.Join(h.cfg.Node.State, lockFile))
+	return !errors.Is(err, fs.ErrNotExist) // what cannot be known counts as locked
+}
+
+// setLock turns the lock and returns when that will survive a crash.
+func (h *hold) setLock(on bool) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	path := filepath.Join(h.cfg.Node.State, lockFile)
+	if !on {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("turn the lock off: %w", err)
+		}
+		return nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err == nil {
+		err = errors.Join(f.Sync(), f.Close())
+	}
+	if err == nil {
+		var dir *os.File
+		if dir, err = os.Open(h.cfg.Node.State); err == nil {
+			err = errors.Join(dir.Sync(), dir.Close())
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("turn the lock on: %w", err)
+	}
+	return nil
+}
+
+// missing is what this kernel cannot do for the plan.
+func (h *hold) missing() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.lacks
+}
+
+// Guard closes the machine if the lock is on, as long as no node runs: it is for
+// the time between boot and the daemon's start.
+func Guard(cfg *config.Config, log *slog.Logger) error {
+	known, err := descriptors(cfg)
+	if err != nil {
+		return err
+	}
+	h := &hold{cfg: cfg, known: known, log: log}
+	if !cfg.Client.Enabled || !h.locked() {
+		return nil
+	}
+	if err := h.block(); err != nil {
+		if h.applied != nil {
+			err = errors.Join(err, h.applied.Leave())
+		}
+		return fmt.Errorf("close this machine: %w", err)
+	}
+	return h.applied.Leave()
+}
+
+// Release turns the lock off and undoes what a node that runs no more has left.
+func Release(cfg *config.Config) error {
+	h := &hold{cfg: cfg}
+	if err := h.setLock(false); err != nil {
+		return err
+	}
+	if _, err := hostnet.Recover(cfg.Node.State); err != nil {
+		return fmt.Errorf("open this machine: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,300 @@
+package hostnet
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// tableName is of our two nftables tables, of the families inet and netdev.
+// Nobody else may use the name.
+const tableName = "cuttle"
+
+// Filter says what the packet filter lets through. Its rules are a pure
+// function of it: output, input and forward of this machine (family inet), and
+// egress of every device that is not the TUN or loopback (family netdev).
+type Filter struct {
+	Device string           `json:"device"` // the TUN: everything may go into it
+	Mark   uint32           `json:"mark"`   // of our own link sockets
+	Mask   uint32           `json:"mask"`
+	Own    []netip.Addr     `json:"own,omitempty"`    // of the TUN: nobody else may send to them
+	Peers  []netip.AddrPort `json:"peers,omitempty"`  // where marked sockets may connect to (TCP); none: anywhere
+	Listen []uint16         `json:"listen,omitempty"` // TCP ports of marked listeners
+}
+
+// field is what a term looks at; the text is nft(8)'s.
+type field string
+
+const (
+	inDevice   field = "iifname"
+	outDevice  field = "oifname"
+	packetMark field = "meta mark"
+	socketMark field = "socket mark"
+	protocol   field = "meta l4proto"
+	etherType  field = "ether type"
+	source     field = "saddr"
+	dest       field = "daddr"
+	sourcePort field = "th sport"
+	destPort   field = "th dport"
+	errorType  field = "icmp type"
+	type6      field = "icmpv6 type"
+	hopLimit   field = "ip6 hoplimit"
+	fragment6  field = "exthdr frag"
+	peerDest   field = "daddr . tcp dport"
+	peerSource field = "saddr . tcp sport"
+)
+
+// term is one condition. Which members count depends on the field.
+type term struct {
+	on     field
+	not    bool
+	text   string       // of devices
+	number uint32       // of all others but addresses
+	mask   uint32       // of marks
+	prefix netip.Prefix // of addresses
+	family int          // of peers: 4 or 6
+}
+
+// verdict ends a rule; the text is nft(8)'s.
+type verdict string
+
+const (
+	accept     verdict = "accept"
+	drop       verdict = "drop"
+	reset      verdict = "reject with tcp reset"
+	prohibited verdict = "reject with icmpx admin-prohibited"
+)
+
+// entry is one rule: all terms hold, so the verdict counts.
+type entry struct {
+	terms   []term
+	verdict verdict
+}
+
+// chain is a base chain; its policy is to drop.
+type chain struct {
+	name    string
+	entries []entry
+}
+
+// Numbers of protocols (IANA) and of Ethernet types (IEEE 802).
+const (
+	protoICMP4 = 1
+	protoTCP   = 6
+	protoUDP   = 17
+	protoICMP6 = 58
+
+	etherIP4   = 0x0800
+	etherARP   = 0x0806
+	etherIP6   = 0x86dd
+	etherEAPOL = 0x888e // IEEE 802.1X: without it a protected network ends
+)
+
+// Ports of DHCP (RFC 2131, RFC 8415) and of DNS (RFC 1035, RFC 7858).
+const (
+	dhcpServer, dhcpClient   = 67, 68
+	dhcp6Server, dhcp6Client = 547, 546
+	dnsPort, dnsTLSPort      = 53, 853
+)
+
+var (
+	linkLocal6 = netip.MustParsePrefix("fe80::/10")
+	// dhcpAgents is where all DHCPv6 servers and relays of a link listen.
+	dhcpAgents = netip.MustParsePrefix("ff02::1:2/128")
+	// dhcpServers is where DHCPv4 questions may go. A lease of a server with a
+	// public address is renewed by broadcast (RFC 2131 section 4.4.5, REBINDING).
+	dhcpServers = []netip.Prefix{
+		netip.MustParsePrefix("255.255.255.255/32"), netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"),
+		netip.MustParsePrefix("192.168.0.0/16"), netip.MustParsePrefix("169.254.0.0/16"),
+	}
+)
+
+func device(on field, name string) term       { return term{on: on, text: name} }
+func number(on field, n uint32) term          { return term{on: on, number: n} }
+func marked(on field, mark, mask uint32) term { return term{on: on, number: mark, mask: mask} }
+func network(on field, p netip.Prefix) term   { return term{on: on, prefix: p} }
+func peers(on field, family int) term         { return term{on: on, family: family} }
+func when(v verdict, terms ...term) entry     { return entry{terms, v} }
+func host(a netip.Addr) netip.Prefix          { return netip.PrefixFrom(a, a.BitLen()) }
+func (t term) negated() term                  { t.not = true; return t }
+func with(first []term, rest ...term) []term  { return append(slices.Clone(first), rest...) }
+func (f Filter) mark(on field) term           { return marked(on, f.Mark, f.Mask) }
+func (f Filter) peersOf(family int) (out []netip.AddrPort) {
+	for _, p := range f.Peers {
+		if p.Addr().Is4() == (family == 4) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// chains are the rules of the family inet. Packets of links come first, so that
+// they pass few rules.
+func (f Filter) chains() []chain {
+	return []chain{{"output", f.output()}, {"input", f.input()}, {"forward", nil}}
+}
+
+func (f Filter) output() []entry {
+	var out []entry
+	for _, family := range []int{4, 6} {
+		if len(f.peersOf(family)) > 0 {
+			out = append(out, when(accept, f.mark(packetMark), peers(peerDest, family)))
+		}
+	}
+	for _, port := range f.Listen {
+		out = append(out, when(accept, f.mark(packetMark), number(protocol, protoTCP), number(sourcePort, uint32(port))))
+	}
+	if len(f.Peers) == 0 {
+		out = append(out, when(accept, f.mark(packetMark)))
+	}
+	out = append(out, when(accept, device(outDevice, "lo")), when(accept, device(outDevice, f.Device)))
+	// Names are asked for nowhere but in the tunnel, whatever is allowed below.
+	for _, port := range []uint32{dnsPort, dnsTLSPort} {
+		out = append(out, when(reset, number(protocol, protoTCP), number(destPort, port)),
+			when(prohibited, number(protocol, protoUDP), number(destPort, port)))
+	}
+	out = append(out, ask(nil, nil)...)
+	// No answer to the established: flows from before end here, and at once.
+	return append(out, when(reset, number(protocol, protoTCP)), when(prohibited))
+}
+
+// ask lets through what the local link needs: DHCP, router and neighbor
+// discovery (RFC 4861). v4 and v6 are terms that go before.
+func ask(v4, v6 []term) []entry {
+	var out []entry
+	for _, p := range dhcpServers {
+		out = append(out, when(accept, with(v4, number(protocol, protoUDP), number(sourcePort, dhcpClient), number(destPort, dhcpServer), network(dest, p))...))
+	}
+	for _, p := range []netip.Prefix{dhcpAgents, linkLocal6} {
+		out = append(out, when(accept, with(v6, number(protocol, protoUDP), number(sourcePort, dhcp6Client), number(destPort, dhcp6Server), network(dest, p))...))
+	}
+	for _, kind := range []uint32{133, 135, 136} { // solicit routers; solicit and advertise neighbors
+		out = append(out, when(accept, with(v6, number(protocol, protoICMP6), number(type6, kind), number(hopLimit, 255))...))
+	}
+	return out
+}
+
+func (f Filter) input() []entry {
+	var out []entry
+	for _, a := range f.Own { // CVE-2019-14899
+		out = append(out, when(drop, device(inDevice, f.Device).negated(), device(inDevice, "lo").negated(), network(dest, host(a))))
+	}
+	for _, family := range []int{4, 6} {
+		if len(f.peersOf(family)) > 0 {
+			out = append(out, when(accept, peers(peerSource, family)))
+		}
+	}
+	out = append(out, when(accept, device(inDevice, "lo")), when(accept, device(inDevice, f.Device)))
+	if len(f.Peers) == 0 {
+		// Fragments of IPv6 are put together after this hook only, and have no
+		// socket before; what they are answered with is still filtered.
+		out = append(out, when(accept, f.mark(socketMark)), when(accept, term{on: fragment6}))
+	}
+	for _, port := range f.Listen {
+		out = append(out, when(accept, number(protocol, protoTCP), number(destPort, uint32(port))))
+	}
+	out = append(out,
+		when(accept, number(protocol, protoUDP), number(sourcePort, dhcpServer), number(destPort, dhcpClient)),
+		when(accept, number(protocol, protoUDP), number(sourcePort, dhcp6Server), number(destPort, dhcp6Client), network(source, linkLocal6)),
+		when(accept, number(protocol, protoICMP6), number(type6, 134), number(hopLimit, 255), network(source, linkLocal6)))
+	for _, kind := range []uint32{135, 136} {
+		out = append(out, when(accept, number(protocol, protoICMP6), number(type6, kind), number(hopLimit, 255)))
+	}
+	// Errors of the path, for links; the kernel compares them with its sockets.
+	out = append(out, when(accept, number(protocol, protoICMP4), number(errorType, 3)))
+	for _, kind := range []uint32{1, 2} {
+		out = append(out, when(accept, number(protocol, protoICMP6), number(type6, kind)))
+	}
+	return out
+}
+
+// egress are the rules of each physical device. They see the frames of packet
+// sockets too, whose Ethernet type is read from the frame since the socket may
+// claim another.
+func (f Filter) egress() []entry {
+	out := []entry{when(accept, f.mark(packetMark)), when(accept, number(etherType, etherARP)), when(accept, number(etherType, etherEAPOL))}
+	return append(out, ask([]term{number(etherType, etherIP4)}, []term{number(etherType, etherIP6)})...)
+}
+
+// text writes the rules as nft(8) would list them.
+func (f Filter) text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "table inet %s {\n", tableName)
+	for _, family := range []int{4, 6} {
+		list := f.peersOf(family)
+		if len(list) == 0 {
+			continue
+		}
+		elements := make([]string, len(list))
+		for i, p := range list {
+			elements[i] = p.Addr().String() + " . " + strconv.Itoa(int(p.Port()))
+		}
+		fmt.Fprintf(&b, "  set %s { type ipv%d_addr . inet_service; elements = { %s } }\n", setName(family), family, strings.Join(elements, ", "))
+	}
+	for _, c := range f.chains() {
+		fmt.Fprintf(&b, "  chain %s {\n    type filter hook %s priority filter; policy drop;\n", c.name, c.name)
+		writeEntries(&b, c.entries)
+		b.WriteString("  }\n")
+	}
+	b.WriteString("}")
+	return b.String()
+}
+
+// egressText writes the rules of one device.
+func (f Filter) egressText() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "table netdev %s {\n  # one for each device but lo and %s, new ones included\n  chain %s {\n", tableName, f.Device, egressChain("DEVICE"))
+	b.WriteString("    type filter hook egress device \"DEVICE\" priority filter; policy drop;\n")
+	writeEntries(&b, f.egress())
+	b.WriteString("  }\n}")
+	return b.String()
+}
+
+func setName(family int) string { return "peers" + strconv.Itoa(family) }
+
+func egressChain(device string) string { return "egress-" + device }
+
+func writeEntries(b *strings.Builder, entries []entry) {
+	for _, e := range entries {
+		b.WriteString("    ")
+		for _, t := range e.terms {
+			b.WriteString(t.String())
+			b.WriteByte(' ')
+		}
+		b.WriteString(string(e.verdict))
+		b.WriteByte('\n')
+	}
+}
+
+// String writes one condition as nft(8) would.
+func (t term) String() string {
+	not := ""
+	if t.not {
+		not = "!= "
+	}
+	switch t.on {
+	case inDevice, outDevice:
+		return fmt.Sprintf("%s %s%q", t.on, not, t.text)
+	case packetMark, socketMark:
+		return fmt.Sprintf("%s & %#x == %#x", t.on, t.mask, t.number)
+	case source, dest:
+		return fmt.Sprintf("%s %s %s%s", ipWord(t.prefix.Addr().Is4()), t.on, not, t.prefix)
+	case peerDest, peerSource:
+		return fmt.Sprintf("%s %s @%s", ipWord(t.family == 4), t.on, setName(t.family))
+	case fragment6:
+		return string(t.on) + " exists"
+	case etherType:
+		return fmt.Sprintf("%s %#04x", t.on, t.number)
+	default:
+		return fmt.Sprintf("%s %s%d", t.on, not, t.number)
+	}
+}
+
+func ipWord(v4 bool) string {
+	if v4 {
+		return "ip"
+	}
+	return "ip6"
+}

@@ -1,0 +1,73 @@
+package hostnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+const (
+	checkAlways = 5 * time.Second       // between checks although nothing was reported
+	checkPause  = 20 * time.Millisecond // between checks at least, if somebody changes things all the time
+)
+
+// Watch looks after the plan in force until ctx ends (nil): when somebody else
+// has changed a part of it, the part is put in force again at once, and told to
+// mended. The other layers keep traffic in meanwhile. An error says that a part
+// cannot be mended, for example because the TUN has gone. Nothing else may be
+// done with a before Watch has returned.
+func (a *Applied) Watch(ctx context.Context, mended func(what string)) (err error) {
+	changed, stop, err := a.kernel.events()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	regular := time.NewTicker(checkAlways)
+	defer regular.Stop()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-pause.C:
+		}
+		if err := a.mend(mended); err != nil {
+			return err
+		}
+		pause.Reset(checkPause)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-regular.C:
+		}
+	}
+}
+
+// mend does again what does not hold any more, in the plan's order.
+func (a *Applied) mend(mended func(what string)) error {
+	for _, s := range a.plan.Steps {
+		if s.Kind == Resolver {
+			continue // whoever is asked for a name, the question ends in the TUN
+		}
+		there, err := a.kernel.holds(s)
+		if err == nil && !there {
+			if err = a.kernel.do(s); err == nil {
+				mended(s.name())
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("keep in force %s: %w", s.name(), err)
+		}
+	}
+	removed, err := a.kernel.foreign(a.plan)
+	if err != nil {
+		return err
+	}
+	if removed > 0 {
+		mended("routes of others in our table")
+	}
+	return nil
+}
