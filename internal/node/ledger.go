@@ -9,9 +9,13 @@ import (
 	"cuttle/internal/control"
 )
 
-const reportTime = 5 * time.Second
+const (
+	reportTime = 5 * time.Second
+	agreeTime  = time.Second // for neighbors to agree on the newest counts
+)
 
-// Ledger tells what is between us and our neighbors.
+// Ledger tells what is between us and our neighbors, after agreeing with them on
+// the counts so far; a neighbor that does not answer in time is shown as it was.
 func (n *Node) Ledger() control.Ledger {
 	out := control.Ledger{
 		Schema: control.Schema, Mode: n.cfg.Billing.Mode,
@@ -22,6 +26,9 @@ func (n *Node) Ledger() control.Ledger {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), reportTime)
 	defer cancel()
+	agree, stop := context.WithTimeout(ctx, agreeTime)
+	defer stop()
+	_ = n.book.Flush(agree) // who did not agree shows in the tallies
 	r, err := n.book.Report(ctx)
 	if err != nil {
 		out.Problems = append(out.Problems, control.Problem{Text: "the ledger cannot be read: " + err.Error(), Hint: "the log says more"})

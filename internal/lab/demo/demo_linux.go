@@ -221,13 +221,14 @@ type balance struct {
 	ok        bool // as the transfers add up
 }
 
-// settle asks everybody to pay until all books agree, or time is over; then the
-// last state is judged as it is.
+// settle asks everybody to pay until nothing but dust is open; then lets the
+// client go down, so that no cell is under way any more, and waits until all
+// books agree. When time is over the last state is judged as it is.
 func (r *run) settle(ctx context.Context) (account, error) {
 	deadline := time.Now().Add(settleTimeout)
 	t := time.NewTicker(500 * time.Millisecond)
 	defer t.Stop()
-	paid := false
+	paid, down := false, false
 	for {
 		if !paid {
 			paid = r.pay(ctx) == nil
@@ -236,18 +237,36 @@ func (r *run) settle(ctx context.Context) (account, error) {
 		if ctx.Err() != nil {
 			return a, ctx.Err()
 		}
-		if err == nil && a.settled() || time.Now().After(deadline) {
+		if err == nil && down && a.settled() || time.Now().After(deadline) {
 			return a, err
+		}
+		if err == nil && !down && len(a.payments) > 0 && a.quiet() && !a.owing() {
+			if err := r.down(ctx); err != nil {
+				return a, err
+			}
+			down = true
 		}
 		select {
 		case <-ctx.Done():
 			return a, ctx.Err()
 		case <-t.C:
-			if err == nil && a.quiet() && a.owing() {
+			if err == nil && !down && a.quiet() && a.owing() {
 				paid = false // what came since: ask again
 			}
 		}
 	}
+}
+
+// down releases the client: its circuits close, its links stay.
+func (r *run) down(ctx context.Context) error {
+	c, err := r.lab.Control(r.client.Name)
+	if err != nil {
+		return err
+	}
+	if _, err := c.Down(ctx); err != nil {
+		return fmt.Errorf("client goes down: %w", err)
+	}
+	return nil
 }
 
 // pay asks every node to settle.
