@@ -19,7 +19,7 @@ const (
 	watchEvery = 250 * time.Millisecond
 	watchIdle  = time.Second      // the same, when nothing needs the carrier
 	pingAfter  = time.Second      // without anything arriving
-	pingMost   = 15 * time.Second // the same, in a session that has been quiet for long
+	quietAfter = 15 * time.Second // without packets: not asked until something moves; links notice by themselves
 	deadAfter  = 3 * time.Second  // without anything arriving, and a PING waits
 
 	attachDelay  = 300 * time.Millisecond // at most, before the first attempt; doubles with each
@@ -274,7 +274,8 @@ func (p *pulse) beat(needed bool) bool {
 		p.heard, p.pinged = now, time.Time{}
 	}
 	silence := now.Sub(p.heard)
-	if p.idle = !needed; p.idle {
+	quiet := t.outstanding() == 0 && p.pinged.IsZero() && now.Sub(p.active) > quietAfter
+	if p.idle = !needed || quiet; p.idle {
 		p.pinged = time.Time{}
 		p.heard = now
 		t.trim()
@@ -284,7 +285,7 @@ func (p *pulse) beat(needed bool) bool {
 	if !p.pinged.IsZero() && silence >= deadAfter && now.Sub(p.pinged) >= deadAfter-pingAfter {
 		return true
 	}
-	if due := min(max(pingAfter, now.Sub(p.active)/2), pingMost); silence >= due || !p.pinged.IsZero() {
+	if due := max(pingAfter, p.heard.Sub(p.active)); silence >= due || !p.pinged.IsZero() {
 		if p.pinged.IsZero() {
 			p.pinged = now
 			t.settle()
