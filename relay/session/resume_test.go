@@ -254,7 +254,7 @@ func TestQuietCosts(t *testing.T) {
 		name string
 		open bool
 		most int64
-	}{{"no streams", false, 8}, {"an open stream", true, 2*8}} {
+	}{{"no streams", false, 8}, {"an open stream", true, 2 * 8}} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var count atomic.Int64
