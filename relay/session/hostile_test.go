@@ -243,7 +243,7 @@ func TestKeptIsBounded(t *testing.T) {
 	x := NewExit(func() Opener { return hang() }, ExitConfig{Kept: 8 * slabSize})
 	defer x.Close()
 	a, b := &resident{near: &neighbor{}}, &resident{near: &neighbor{}}
-	if !x.allow(a, slabSize, false) || !x.allow(a, slabSize, false) {
+	if first, second := x.allow(a, slabSize, false), x.allow(a, slabSize, false); !first || !second {
 		t.Error("within a quarter of the budget: refused")
 	}
 	if x.allow(a, slabSize, false) {

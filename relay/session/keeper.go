@@ -17,10 +17,9 @@ var ErrExitGone = errors.New("the exit is gone")
 // Tunables of keeping a session on a carrier, docs/protocol.md section 6.1.
 const (
 	watchEvery = 250 * time.Millisecond
-	watchIdle  = time.Second      // the same, when nothing needs the carrier
-	pingAfter  = time.Second      // without anything arriving
-	pingMost   = 15 * time.Second // the same, in a session that has been quiet for long
-	deadAfter  = 3 * time.Second  // without anything arriving, and a PING waits
+	watchIdle  = time.Second     // the same, when nothing needs the carrier
+	pingAfter  = time.Second     // without anything arriving
+	deadAfter  = 3 * time.Second // without anything arriving, and a PING waits
 
 	attachDelay  = 300 * time.Millisecond // at most, before the first attempt; doubles with each
 	attachMost   = 8 * time.Second        // at most, before any
@@ -239,7 +238,8 @@ type pulse struct {
 	backlog func() (queued int, taken uint64) // nil: the carrier does not say
 
 	heard  time.Time // something arrived last, or the carrier's queue moved
-	active time.Time // packets went or came last
+	asked  time.Time // the last PING
+	token  uint64    // of the first PING since packets moved; 0: none
 	pinged time.Time // of the first PING since heard; zero: none
 	moved  uint64    // packets and datagrams so far
 	queued int       // in the carrier, at the last beat
@@ -256,7 +256,7 @@ type backlogger interface {
 
 func newPulse(t *trunk, c Carrier) *pulse {
 	now := time.Now()
-	p := &pulse{t: t, heard: now, active: now}
+	p := &pulse{t: t, heard: now}
 	if b, ok := c.(backlogger); ok {
 		p.backlog = b.Backlog
 	}
@@ -268,28 +268,33 @@ func (p *pulse) beat(needed bool) bool {
 	now := time.Now()
 	t := p.t
 	if moved := t.next.Load() + t.received.Load() + t.loose.Load(); moved != p.moved {
-		p.moved, p.active = moved, now
+		p.moved, p.token = moved, 0
 	}
 	if t.heard.Swap(false) || p.advancing() {
 		p.heard, p.pinged = now, time.Time{}
 	}
-	silence := now.Sub(p.heard)
-	if p.idle = !needed; p.idle {
-		p.pinged = time.Time{}
-		p.heard = now
+	// An answer to a question put after the last packet says that nothing is
+	// missing; until something moves again there is nothing to ask.
+	quiet := p.token != 0 && t.replied(p.token) && t.outstanding() == 0
+	if p.idle = !needed || quiet; p.idle {
+		p.heard, p.pinged = now, time.Time{}
 		t.trim()
 		t.settle()
 		return false
 	}
+	silence := now.Sub(p.heard)
 	if !p.pinged.IsZero() && silence >= deadAfter && now.Sub(p.pinged) >= deadAfter-pingAfter {
 		return true
 	}
-	if due := min(max(pingAfter, now.Sub(p.active)/2), pingMost); silence >= due || !p.pinged.IsZero() {
+	if silence >= pingAfter && now.Sub(p.asked) >= pingAfter {
 		if p.pinged.IsZero() {
 			p.pinged = now
 			t.settle()
 		}
-		t.ask()
+		p.asked = now
+		if token := t.ask(); p.token == 0 {
+			p.token = token
+		}
 	}
 	return false
 }
@@ -304,12 +309,20 @@ func (p *pulse) advancing() bool {
 	return moving
 }
 
-// ask has a PING sent.
-func (t *trunk) ask() {
+// ask has a PING sent and returns its token.
+func (t *trunk) ask() uint64 {
 	t.receiving.Lock()
 	defer t.receiving.Unlock()
 	t.asked++
 	t.signal(func(d *todo) { d.ping = true })
+	return t.asked
+}
+
+// replied tells whether the PONG to that PING, or a later one, has come.
+func (t *trunk) replied(token uint64) bool {
+	t.receiving.Lock()
+	defer t.receiving.Unlock()
+	return t.answered >= token
 }
 
 // settle tells the peer what it does not know yet to have arrived.

@@ -344,15 +344,6 @@ func (t *trunk) control(a *attachment, p []byte) error {
 	if err != nil {
 		return err
 	}
-	if !t.client && a.state == taking {
-		switch m.Type {
-		case wire.SessionPing:
-			return t.ping(m.Number)
-		case wire.SessionEnd:
-			t.onEnd()
-			return nil
-		}
-	}
 	switch {
 	case m.Type == wire.SessionAck && a.state == taking:
 		t.mu.Lock()
@@ -362,6 +353,11 @@ func (t *trunk) control(a *attachment, p []byte) error {
 			break
 		}
 		return t.acknowledge(m.Number)
+	case !t.client && m.Type == wire.SessionPing:
+		return t.ping(m.Number)
+	case !t.client && m.Type == wire.SessionEnd:
+		t.onEnd()
+		return nil
 	case !t.client:
 	case m.Type == wire.SessionPong && a.state == taking && m.Number > t.answered && m.Number <= t.asked:
 		t.answered = m.Number

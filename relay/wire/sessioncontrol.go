@@ -49,8 +49,8 @@ const (
 	RefusalBusy    Refusal = 2 // no room for another session
 )
 
-// Numbers of session packets count from 0 in each direction. Number is one of
-// them, or of the tokens of PING and PONG.
+// Number is a session packet's, which count from 0 in each direction, or a token
+// of PING and PONG.
 type Number = uint64
 
 // SessionControl is one session control message. Which fields count depends on
