@@ -50,21 +50,26 @@ type row struct {
 var flows = [2]int{1, 8}
 
 // Network measures kernel routing, then the network with each mask on perfect
-// and on bad links. Options say how many nodes and hops.
+// and on bad links. Options say how many nodes and hops. What could not be
+// measured is the error; the tables hold the rest.
 func Network(ctx context.Context, c Config) error {
 	var rows []row
+	var failed error
 	for _, link := range []emulate.Shape{{}, {Delay: 25 * time.Millisecond, Loss: 0.005}} {
 		for _, mask := range []string{"plain", "https"} {
 			o := c.Options
 			o.Mask, o.Shape = mask, link
 			got, err := measureLab(ctx, c, o, len(rows) == 0)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			if err != nil {
-				return fmt.Errorf("mask %s, %s: %w", mask, describe(link), err)
+				failed = errors.Join(failed, fmt.Errorf("mask %s, %s: %w", mask, describe(link), err))
 			}
 			rows = append(rows, got...)
 		}
 	}
-	return report(os.Stdout, c, rows)
+	return errors.Join(failed, report(os.Stdout, c, rows))
 }
 
 func describe(s emulate.Shape) string {
