@@ -87,9 +87,24 @@ func Build(ctx context.Context, opts Options, say func(string)) (*Lab, error) {
 		Processes: map[string]process{}, Keys: map[string]string{}, Wallets: map[string]wallets{},
 	}
 	if err := l.build(ctx); err != nil {
-		return nil, errors.Join(err, l.Down())
+		return nil, l.GiveUp(ctx, err)
 	}
 	return l, nil
+}
+
+// ErrInterrupted says that a lab was ended by its context, and is gone.
+var ErrInterrupted = errors.New("interrupted; everything that was made is removed")
+
+// GiveUp is Down after err: it gives the error to show. Once the context has
+// ended, what failed because of that is of no interest.
+func (l *Lab) GiveUp(ctx context.Context, err error) error {
+	if left := l.Down(); left != nil {
+		return errors.Join(err, left)
+	}
+	if err != nil && ctx.Err() != nil {
+		return ErrInterrupted
+	}
+	return err
 }
 
 // Open finds a lab that Build has made, in this or another process, and locks

@@ -52,10 +52,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	defer func() {
 		r.say("Cleaning up.")
-		err = errors.Join(err, r.lab.Down())
-		if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-			err = errors.New("interrupted; everything that was made is removed")
-		}
+		err = r.lab.GiveUp(ctx, err)
 	}()
 	if err := r.show(ctx); err != nil {
 		return err
