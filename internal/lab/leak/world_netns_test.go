@@ -78,7 +78,11 @@ func newWorld(t *testing.T) *world {
 	w.outside.In(t, func() error {
 		return errors.Join(addAddress("lo", localNet.String()+"/32"), addAddress("out0", routerLink+"/64"))
 	})
-	w.must(addAddress("phys0", "192.0.2.1/24"))
+	// The kernel asks now and then whether its router is still there and still a
+	// router: it needs a link-local address for that, and gives up the route when
+	// the answer comes from a host that does not forward.
+	w.must(errors.Join(addAddress("phys0", "192.0.2.1/24"), addAddress("phys0", "fe80::77/64")))
+	w.outside.In(t, func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0) })
 	w.pushRoute()
 	// IPv6 goes where a router advertisement says, as it does at home.
 	w.must(netlink.RouteDel(&netlink.Route{Dst: everything6(), Gw: net.ParseIP("fd77::2")}))
