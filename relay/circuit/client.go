@@ -168,17 +168,18 @@ func (in incoming) Refused(reason wire.Reason) {
 // Closed says that the circuit is gone.
 func (in incoming) Closed() { in.c.Close() }
 
-// Cell takes a cell from the circuit.
-func (in incoming) Cell(cell *wire.Cell) {
+// Cells takes cells from the circuit.
+func (in incoming) Cells(cells []*wire.Cell) {
 	c := in.c
-	_, p, err := c.path.Open(cell)
-	ok := err == nil && c.payload(cell.Class, p)
-	cell.Release()
-	if !ok {
-		c.Close()
-		return
+	defer wire.ReleaseCells(cells)
+	for _, cell := range cells {
+		_, p, err := c.path.Open(cell)
+		if err != nil || !c.payload(cell.Class, p) {
+			c.Close()
+			return
+		}
 	}
-	c.lane.Load().Grant(1)
+	c.lane.Load().Grant(len(cells))
 }
 
 // payload takes a verified payload of the last hop; false closes the circuit.

@@ -49,30 +49,38 @@ var (
 	_ link.Receiver = back{}
 )
 
-// Cell takes a cell from the client's side.
-func (t *transit) Cell(c *wire.Cell) {
-	h, err := t.hop.Peel(c)
-	if err != nil {
+// Cells takes cells from the client's side.
+func (t *transit) Cells(cells []*wire.Cell) {
+	here, through := 0, 0                // meant for this hop; cells[:through] are to be passed on
+	passes := t.phase.Load() == extended // nothing leaves that phase
+	for i, c := range cells {
+		h, err := t.hop.Peel(c)
+		switch {
+		case err != nil:
+		case h.Kind == onion.PassOn && passes:
+			cells[through] = c
+			through++
+			continue
+		case h.Kind == onion.PassOn:
+			err = errMessage
+		default:
+			here++
+			err = t.local(c.Class, t.hop.Payload(c)[:h.Length])
+		}
 		c.Release()
-		t.close()
-		return
-	}
-	if h.Kind == onion.PassOn {
-		if t.phase.Load() != extended {
-			c.Release()
+		if err != nil {
+			wire.ReleaseCells(cells[:through])
+			wire.ReleaseCells(cells[i+1:])
 			t.close()
 			return
 		}
-		t.next.Load().Send(c)
-		return
 	}
-	err = t.local(c.Class, t.hop.Payload(c)[:h.Length])
-	c.Release()
-	if err != nil {
-		t.close()
-		return
+	if through > 0 {
+		t.next.Load().SendAll(cells[:through])
 	}
-	t.prev.Grant(1)
+	if here > 0 {
+		t.prev.Grant(here)
+	}
 }
 
 // local takes a payload that is meant for this hop. Every error closes the
@@ -248,11 +256,13 @@ func (b back) failed(reason wire.Reason) bool {
 	return waiting
 }
 
-// Cell takes a cell from the exit's side.
-func (b back) Cell(c *wire.Cell) {
+// Cells takes cells from the exit's side.
+func (b back) Cells(cells []*wire.Cell) {
 	t := b.t
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.hop.Wrap(c)
-	t.prev.Send(c)
+	for _, c := range cells {
+		t.hop.Wrap(c)
+	}
+	t.prev.SendAll(cells)
 }

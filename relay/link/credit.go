@@ -37,12 +37,12 @@ func (f *inflow) init() {
 	f.window.Store(wire.InitialCredit)
 }
 
-// arrive books one cell and says whether it was covered by credit.
-func (f *inflow) arrive() bool {
-	if f.left.Add(-1) < 0 {
+// arrive books n cells and says whether they were covered by credit.
+func (f *inflow) arrive(n int) bool {
+	if f.left.Add(int64(-n)) < 0 {
 		return false
 	}
-	f.held.Add(1)
+	f.held.Add(int64(n))
 	return true
 }
 
@@ -76,7 +76,7 @@ func (f *inflow) grant() int64 {
 	}
 }
 
-// tune is called by the reader for each cell. When the neighbor has used a
+// tune is called by the reader for n cells more. When the neighbor has used a
 // whole window within some round trips, and no more than half of it waits here,
 // the window is what limits it and not what comes after us: tune doubles it up
 // to the most, if the budget allows. (Eight trips, not one: the measured trip is
@@ -85,10 +85,10 @@ func (f *inflow) grant() int64 {
 // shrinks by a quarter: a queue adds only delay. It says whether there is a grant
 // to announce. The rule is the usual one for receive buffers (compare Fisk and
 // Feng: Dynamic Right-Sizing, 2001), with a way back.
-func (ln *Lane) tune() bool {
+func (ln *Lane) tune(n int) bool {
 	f := &ln.in
 	w := f.window.Load()
-	if f.count++; f.count < w {
+	if f.count += int64(n); f.count < w {
 		return false
 	}
 	now := ln.link.now()

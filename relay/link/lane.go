@@ -19,11 +19,12 @@ type Receiver interface {
 	Created(msg2 []byte)
 	// Refused answers Link.Open too; nothing is called after it.
 	Refused(reason wire.Reason)
-	// Cell takes a cell and owns it. What was passed on is to be granted back
+	// Cells takes cells that came one after another, at least one, and owns them;
+	// the slice is valid during the call. What was passed on is to be granted back
 	// with Lane.Grant.
-	Cell(c *wire.Cell)
+	Cells(cells []*wire.Cell)
 	// Closed says that the lane ended without a Close of ours. It is called at
-	// most once, possibly by Run's own goroutine and beside Cell.
+	// most once, possibly by Run's own goroutine and beside Cells.
 	Closed()
 }
 
@@ -135,22 +136,32 @@ func (ln *Lane) Refuse(reason wire.Reason) {
 	ln.link.control(wire.AppendRefuse(nil, ln.id, reason))
 }
 
-// Send queues a cell and owns it. On a lane that is not open the cell is
-// dropped. The caller bounds the queue, by credit granted elsewhere or by
-// Queued; a lane that holds twice the largest window all the same is closed.
+// Send queues a cell and owns it; see SendAll.
 func (ln *Lane) Send(c *wire.Cell) {
+	one := [1]*wire.Cell{c}
+	ln.SendAll(one[:])
+}
+
+// SendAll queues cells in their order and owns them, not the slice. On a lane that
+// is not open they are dropped. The caller bounds the queue, by credit granted
+// elsewhere or by Queued; a lane that holds twice the largest window all the same
+// is closed.
+func (ln *Lane) SendAll(cells []*wire.Cell) {
 	l := ln.link
 	ln.mu.Lock()
 	if ln.state != open {
 		ln.mu.Unlock()
-		c.Release()
+		wire.ReleaseCells(cells)
 		return
 	}
-	ln.queue.push(c)
-	n := ln.queued.Add(1)
-	if n == 1 {
+	if ln.queue.n == 0 {
 		ln.moved.Store(int64(l.now()))
 	}
+	for _, c := range cells {
+		ln.queue.push(c)
+	}
+	n := ln.queue.n
+	ln.queued.Store(int32(n))
 	activate := !ln.listed && ln.credit > 0
 	if activate {
 		ln.listed = true
@@ -161,7 +172,7 @@ func (ln *Lane) Send(c *wire.Cell) {
 	if activate {
 		l.wake()
 	}
-	if total := l.queued.Add(1); total&63 == 0 {
+	if total := l.queued.Add(int64(len(cells))); total>>6 != (total-int64(len(cells)))>>6 {
 		l.budget.relieve()
 	}
 	if int64(n) > 2*l.maxWindow {
@@ -232,15 +243,14 @@ func (ln *Lane) endLocked(s state) {
 	ln.link.budget.giveBack(ln.in.window.Load())
 }
 
-// take moves up to most cells into the writer's batch as frames and returns
-// the batch, how many they were, and whether the lane could send more.
+// take moves up to most cells (at most turn) into the writer's batch as frames and
+// returns the batch, how many they were, and whether the lane could send more.
 func (ln *Lane) take(batch []byte, most int) (_ []byte, n int, more bool) {
+	var cells [turn]*wire.Cell
 	ln.mu.Lock()
 	n = int(min(int64(min(most, ln.queue.n)), ln.credit))
-	for range n {
-		c := ln.queue.pop()
-		batch = wire.AppendCell(batch, c.Class, ln.id, c.Body())
-		c.Release()
+	for i := range n {
+		cells[i] = ln.queue.pop()
 	}
 	ln.credit -= int64(n)
 	ln.queued.Store(int32(ln.queue.n))
@@ -250,12 +260,17 @@ func (ln *Lane) take(batch []byte, most int) (_ []byte, n int, more bool) {
 	more = ln.queue.n > 0 && ln.credit > 0
 	f := ln.onSent
 	ln.mu.Unlock()
-	if n > 0 {
-		ln.sent.Add(uint64(n))
-		ln.link.queued.Add(int64(-n))
-		if f != nil {
-			f(n)
-		}
+	if n == 0 {
+		return batch, n, more
+	}
+	for _, c := range cells[:n] {
+		batch = wire.AppendCell(batch, c.Class, ln.id, c.Body())
+	}
+	wire.ReleaseCells(cells[:n])
+	ln.sent.Add(uint64(n))
+	ln.link.queued.Add(int64(-n))
+	if f != nil {
+		f(n)
 	}
 	return batch, n, more
 }

@@ -144,6 +144,7 @@ func newLink(conn net.Conn, cfg Config, peer Peer, initiator bool, s *onion.Seal
 		wakeup: make(chan struct{}, 1), tell: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	l.sealer, l.recv.opener = s, o
+	l.recv.run, l.recv.spare = make([]*wire.Cell, 0, maxRun), make([]*wire.Cell, 0, maxRun)
 	if !initiator {
 		l.nextOurs |= acceptorBit
 	}

@@ -123,12 +123,14 @@ func (s *sink) note(call string) {
 func (s *sink) Created(msg2 []byte)   { s.note("created"); s.created <- bytes.Clone(msg2) }
 func (s *sink) Refused(r wire.Reason) { s.note("refused"); s.refused <- r }
 func (s *sink) Closed()               { s.note("closed"); close(s.closed) }
-func (s *sink) Cell(c *wire.Cell) {
-	if s.onCell != nil {
-		s.onCell(c)
-		return
+func (s *sink) Cells(cells []*wire.Cell) {
+	for _, c := range cells {
+		if s.onCell != nil {
+			s.onCell(c)
+			continue
+		}
+		s.cells <- c
 	}
-	s.cells <- c
 }
 
 var (

@@ -9,10 +9,14 @@ import (
 type receiver struct {
 	opener     *onion.Opener
 	sw         Switch
-	lane       *Lane // of the last cell, to save looking it up
-	run        int   // cells of that lane not yet counted
+	lane       *Lane        // of the last cell, to save looking it up
+	run        []*wire.Cell // of that lane, not handed over yet
+	spare      []*wire.Cell // for cells to come
 	lastTheirs wire.CircuitID
 }
+
+// maxRun is how many cells are handed over at a time: those of a full record.
+const maxRun = turn
 
 // read is the link's one reader: large reads, records opened where they stand.
 // It ends when the connection does.
@@ -20,6 +24,10 @@ func (l *Link) read() error {
 	buf := make([]byte, readBuffer)
 	from, to := 0, 0 // what has arrived and was not opened yet
 	body := 0        // sealed bytes of the record whose head was opened; 0: a head comes next
+	defer func() {
+		wire.ReleaseCells(l.recv.run)
+		wire.ReleaseCells(l.recv.spare)
+	}()
 	for {
 		n, err := l.conn.Read(buf[to:])
 		if n > 0 {
@@ -74,24 +82,26 @@ func (l *Link) records(b []byte, body *int) (used int, err error) {
 
 // record handles the frames of one plaintext. Every error ends the link.
 func (l *Link) record(plain []byte) error {
-	defer l.flushRun()
 	for len(plain) > 0 {
 		f, rest, err := wire.NextFrame(plain)
 		if err != nil {
 			return err
 		}
-		if err := l.frame(&f); err != nil {
+		if f.Type == wire.FrameCell || f.Type == wire.FrameDatagramCell {
+			err = l.cell(&f)
+		} else if err = l.handOver(); err == nil { // in their order
+			err = l.frame(&f)
+		}
+		if err != nil {
 			return err
 		}
 		plain = rest
 	}
-	return nil
+	return l.handOver()
 }
 
 func (l *Link) frame(f *wire.Frame) error {
 	switch f.Type {
-	case wire.FrameCell, wire.FrameDatagramCell:
-		return l.cell(f)
 	case wire.FramePad:
 		return nil
 	case wire.FramePing:
@@ -103,7 +113,6 @@ func (l *Link) frame(f *wire.Frame) error {
 		}
 		return nil
 	case wire.FrameBill:
-		l.flushRun()
 		return l.account.Message(f.Body)
 	case wire.FrameCreate:
 		return l.create(f)
@@ -151,48 +160,60 @@ func (l *Link) lookup(id wire.CircuitID) *Lane {
 	return l.lanes[id]
 }
 
-// cell takes one cell: it must be covered by credit, it counts even when the
-// lane is closing, and it goes to the lane's owner.
+// cell puts one cell to the run of its lane.
 func (l *Link) cell(f *wire.Frame) error {
 	ln := l.lookup(f.Circuit)
 	if ln == nil {
 		return errCircuit
 	}
-	if ln != l.recv.lane {
-		l.flushRun()
+	if ln != l.recv.lane || len(l.recv.run) == maxRun {
+		if err := l.handOver(); err != nil {
+			return err
+		}
 		l.recv.lane = ln
 	}
+	if len(l.recv.spare) == 0 {
+		l.recv.spare = l.recv.spare[:maxRun]
+		wire.NewCells(l.recv.spare)
+	}
+	last := len(l.recv.spare) - 1
+	c := l.recv.spare[last]
+	l.recv.spare = l.recv.spare[:last]
+	c.Reset(f.Class)
+	copy(c.Body(), f.Body)
+	l.recv.run = append(l.recv.run, c)
+	return nil
+}
+
+// handOver gives the run to the lane's owner. Its cells must be covered by
+// credit, and they count even when the lane is closing.
+func (l *Link) handOver() error {
+	n := len(l.recv.run)
+	if n == 0 {
+		return nil
+	}
+	run, ln := l.recv.run, l.recv.lane
 	ln.mu.Lock()
 	st, r, answered := ln.state, ln.recv, ln.answered
 	ln.mu.Unlock()
 	if st != open && (st != closing || !answered) {
 		return errState
 	}
-	if !ln.in.arrive() {
+	if !ln.in.arrive(n) {
 		return errOverrun
 	}
-	l.recv.run++
+	l.recv.run = run[:0]
+	ln.received.Add(uint64(n))
+	l.count(Received, ln, n)
 	if st == closing {
+		wire.ReleaseCells(run)
 		return nil
 	}
-	if ln.tune() {
+	if ln.tune(n) {
 		ln.announce()
 	}
-	c := wire.NewCell(f.Class)
-	copy(c.Body(), f.Body)
-	r.Cell(c)
+	r.Cells(run)
 	return nil
-}
-
-// flushRun counts the cells of one lane that came one after another.
-func (l *Link) flushRun() {
-	n := l.recv.run
-	if n == 0 {
-		return
-	}
-	l.recv.run = 0
-	l.recv.lane.received.Add(uint64(n))
-	l.count(Received, l.recv.lane, n)
 }
 
 // count tells the account, and the counter that the status is read from.
@@ -231,7 +252,6 @@ func (l *Link) create(f *wire.Frame) error {
 // remove takes a lane that is over out of the table. Reader only.
 func (l *Link) remove(ln *Lane) {
 	if l.recv.lane == ln {
-		l.flushRun()
 		l.recv.lane = nil
 	}
 	l.mu.Lock()

@@ -9,8 +9,12 @@ import "cuttle/relay/wire"
 // that empties while new goes through the old list once, lest it be new for
 // ever. Lanes without credit are in no list; credit brings them back as old.
 
-// quantum is what a lane may send in one turn, cells (about 11 kB).
-const quantum = 8
+// quantum is what a lane may send in one turn, cells (about 11 kB), while others
+// wait; turn is what it may send when nobody does: a whole batch.
+const (
+	quantum = 8
+	turn    = wire.MaxRecord / wire.CellFrameSize
+)
 
 // laneList is a queue of lanes, linked by Lane.next. Guarded by Link.mu.
 type laneList struct{ head, tail *Lane }
@@ -57,14 +61,17 @@ func (l *Link) activate(ln *Lane, old bool) {
 	}
 }
 
-// nextLane takes the lane whose turn it is; fresh tells from which list.
-func (l *Link) nextLane() (ln *Lane, fresh bool) {
+// nextLane takes the lane whose turn it is; fresh tells from which list, alone
+// that no other waits.
+func (l *Link) nextLane() (ln *Lane, fresh, alone bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if ln = l.fresh.pop(); ln != nil {
-		return ln, true
+	if ln = l.fresh.pop(); ln == nil {
+		ln = l.old.pop()
+	} else {
+		fresh = true
 	}
-	return l.old.pop(), false
+	return ln, fresh, l.fresh.head == nil && l.old.head == nil
 }
 
 // putBack returns a lane after its turn, or in front when the batch was full
@@ -89,12 +96,15 @@ func (l *Link) fillCells(batch []byte) []byte {
 		if room == 0 {
 			return batch
 		}
-		ln, fresh := l.nextLane()
+		ln, fresh, alone := l.nextLane()
 		if ln == nil {
 			return batch
 		}
 		if ln.deficit <= 0 {
 			ln.deficit = quantum
+		}
+		if alone {
+			ln.deficit = max(ln.deficit, room)
 		}
 		var n int
 		var more bool

@@ -18,18 +18,66 @@ type Cell struct {
 	buf   [cellHead + BodySize + cellTail]byte
 }
 
-var cells = sync.Pool{New: func() any { return new(Cell) }}
+// maxSpare bounds the cells that are kept for later use; more go to a pool that
+// the garbage collector empties.
+const maxSpare = 1024
 
-// NewCell takes a cell from the pool; its window is in the middle of the buffer
-// and its bytes are undefined.
-func NewCell(class Class) *Cell {
-	c := cells.Get().(*Cell)
-	c.Class, c.off = class, cellHead
-	return c
+// spare are cells that nobody uses, the last one released first: it is the one
+// that a processor's cache may still hold. A list for all, and not a sync.Pool,
+// because a relay takes its cells in one goroutine and releases them in another,
+// many at a time.
+var spare struct {
+	mu    sync.Mutex // guards cells
+	cells []*Cell
+	more  sync.Pool
 }
 
-// Release gives the cell back to the pool. The caller must not use it again.
-func (c *Cell) Release() { cells.Put(c) }
+// NewCell takes a cell from the spare ones; its window is in the middle of the
+// buffer and its bytes are undefined.
+func NewCell(class Class) *Cell {
+	var one [1]*Cell
+	NewCells(one[:])
+	one[0].Reset(class)
+	return one[0]
+}
+
+// NewCells fills cells with spare ones; Reset makes each usable.
+func NewCells(cells []*Cell) {
+	spare.mu.Lock()
+	left := len(spare.cells)
+	n := min(left, len(cells))
+	copy(cells, spare.cells[left-n:])
+	clear(spare.cells[left-n:])
+	spare.cells = spare.cells[:left-n]
+	spare.mu.Unlock()
+	for i := n; i < len(cells); i++ {
+		if c, ok := spare.more.Get().(*Cell); ok {
+			cells[i] = c
+		} else {
+			cells[i] = new(Cell)
+		}
+	}
+}
+
+// Reset begins a cell's life: its window is in the middle of the buffer.
+func (c *Cell) Reset(class Class) { c.Class, c.off = class, cellHead }
+
+// Release makes the cell a spare one. The caller must not use it again.
+func (c *Cell) Release() {
+	one := [1]*Cell{c}
+	ReleaseCells(one[:])
+}
+
+// ReleaseCells is Release for many. The slice stays the caller's.
+func ReleaseCells(cells []*Cell) {
+	spare.mu.Lock()
+	n := min(len(cells), maxSpare-len(spare.cells))
+	spare.cells = append(spare.cells, cells[:n]...)
+	spare.mu.Unlock()
+	for _, c := range cells[n:] {
+		spare.more.Put(c)
+	}
+}
 
 // Body returns the BodySize bytes a link carries.
 func (c *Cell) Body() []byte { return c.buf[c.off : c.off+BodySize] }
