@@ -67,6 +67,9 @@ func (c *Config) checkClient() error {
 	if cl.MaxTier < 0 || cl.MaxTier > maxTier {
 		return fmt.Errorf("client.max_tier %d: want 0 to %d", cl.MaxTier, maxTier)
 	}
+	if cl.Early != "off" && cl.Early != "recent" && cl.Early != "all" {
+		return fmt.Errorf("client.early %q: want off, recent or all", cl.Early)
+	}
 	if cl.Enabled && len(c.Neighbor) == 0 {
 		return errors.New("client.enabled needs a [[neighbor]] with an address: the guard to connect to")
 	}

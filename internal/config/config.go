@@ -70,6 +70,7 @@ type Client struct {
 	Exit    []string `toml:"exit"`
 	Pool    int      `toml:"pool"`
 	MaxTier int      `toml:"max_tier"`
+	Early   string   `toml:"early"`
 }
 
 // Tun is the [tun] table.

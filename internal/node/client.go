@@ -60,7 +60,7 @@ func newClient(cfg *config.Config, self wire.NodeID, m *netmap.Map, nb *neighbor
 	return &client{
 		relock: make(chan chan error), hold: &hold{cfg: cfg, known: nb.known, log: log},
 		cfg: cfg, self: self, mapped: m, guards: nb.up, build: circuit.Builder{Links: nb.lookup},
-		onward: newOnward(), log: log, wish: make(chan bool, 1), state: control.StateOff, since: time.Now(),
+		onward: newOnward(cfg.Client.Early), log: log, wish: make(chan bool, 1), state: control.StateOff, since: time.Now(),
 		rng: rand.New(rand.NewChaCha8(seed)),
 	}
 }

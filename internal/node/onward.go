@@ -30,6 +30,8 @@ type onward struct {
 	pool atomic.Pointer[circuit.Pool] // nil while the client is off
 	cfg  session.Config
 
+	answered answered
+
 	mu       sync.Mutex // guards sessions; taken before a carried's
 	sessions map[*circuit.Circuit]*carried
 	ending   sync.WaitGroup // goroutines that end with a session
@@ -46,7 +48,9 @@ type carried struct {
 
 var _ stack.Dialer = (*onward)(nil)
 
-func newOnward() *onward { return &onward{sessions: make(map[*circuit.Circuit]*carried)} }
+func newOnward(early string) *onward {
+	return &onward{sessions: make(map[*circuit.Circuit]*carried), answered: answered{mode: early}}
+}
 
 // on finds the session on a circuit that the pool gave, or begins one.
 func (o *onward) on(p *circuit.Pool, c *circuit.Circuit) *carried {
@@ -136,6 +140,7 @@ func (o *onward) retire(c *circuit.Circuit) {
 
 // end ends every session: the client goes off.
 func (o *onward) end() {
+	o.answered.forget()
 	var all sync.WaitGroup
 	o.mu.Lock()
 	for _, k := range o.sessions {
@@ -193,9 +198,20 @@ func (o *onward) each(ctx context.Context, do func(*carried) error) error {
 func (o *onward) stream(ctx context.Context, dst netip.AddrPort) (*stream, error) {
 	var out *stream
 	err := o.each(ctx, func(k *carried) error {
-		st, err := k.client.DialTCP(ctx, dst)
+		st, err := k.client.OpenTCP(dst)
 		if err != nil {
 			return err
+		}
+		if o.answered.early(dst) {
+			o.ending.Go(func() { // ends with the exit's answer or the stream
+				o.answered.note(dst, st.Opened(context.Background()) == nil)
+			})
+		} else if err := st.Opened(ctx); err != nil {
+			st.Reset(wire.CodeEnded)
+			o.answered.note(dst, false)
+			return err
+		} else {
+			o.answered.note(dst, true)
 		}
 		out = &stream{Stream: st, release: sync.OnceFunc(k.done)}
 		return nil

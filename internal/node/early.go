@@ -1,0 +1,85 @@
+package node
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// When a program's connection is accepted before the exit has connected the
+// destination (config.Client.Early). What the program then sends travels with
+// the OPEN: a round trip through the circuit less until its first byte. A
+// destination that refuses after all looks like one that accepts and resets.
+const (
+	earlyOff    = "off"
+	earlyRecent = "recent" // destinations that have answered lately
+	earlyAll    = "all"
+)
+
+const (
+	recentTime = 10 * time.Minute // how long an answer counts
+	recentMost = 1024             // destinations remembered
+)
+
+// answered remembers which destinations have accepted a connection lately. It
+// stays in memory and is forgotten when the client goes off. Its methods may be
+// called by any goroutine.
+type answered struct {
+	mode string
+
+	mu   sync.Mutex // guards when
+	when map[netip.AddrPort]time.Time
+}
+
+// early tells whether a connection to dst is accepted at once.
+func (a *answered) early(dst netip.AddrPort) bool {
+	switch a.mode {
+	case earlyAll:
+		return true
+	case earlyRecent:
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		at, ok := a.when[dst]
+		return ok && time.Since(at) < recentTime
+	}
+	return false
+}
+
+// note remembers how a connection to dst has gone.
+func (a *answered) note(dst netip.AddrPort, accepted bool) {
+	if a.mode != earlyRecent {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !accepted {
+		delete(a.when, dst)
+		return
+	}
+	if a.when == nil {
+		a.when = make(map[netip.AddrPort]time.Time)
+	}
+	if _, known := a.when[dst]; !known && len(a.when) >= recentMost {
+		a.dropOldest()
+	}
+	a.when[dst] = time.Now()
+}
+
+// dropOldest makes room for one. Called with mu held.
+func (a *answered) dropOldest() {
+	var oldest netip.AddrPort
+	var at time.Time
+	for dst, t := range a.when {
+		if at.IsZero() || t.Before(at) {
+			oldest, at = dst, t
+		}
+	}
+	delete(a.when, oldest)
+}
+
+// forget drops everything.
+func (a *answered) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.when = nil
+}
