@@ -67,6 +67,7 @@ type Exit struct {
 	open    atomic.Int64
 	queries chan struct{} // one token per query
 	counts  counters
+	source  func(ctx context.Context, out netip.AddrPort) netip.Addr // sourceOf, but in tests
 
 	mu     sync.Mutex // guards the two below
 	self   []netip.Addr
@@ -108,7 +109,9 @@ func New(cfg Config) (*Exit, error) {
 	if cfg.DialTimeout <= 0 {
 		cfg.DialTimeout = 10 * time.Second
 	}
-	return &Exit{cfg: cfg, queries: make(chan struct{}, cfg.Queries)}, nil
+	e := &Exit{cfg: cfg, queries: make(chan struct{}, cfg.Queries)}
+	e.source = e.sourceOf
+	return e, nil
 }
 
 // Counts gives the figures so far.

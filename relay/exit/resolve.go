@@ -43,6 +43,9 @@ func (e *Exit) resolve(ctx context.Context, query []byte) ([]byte, error) {
 	if code != 0 {
 		return failure(query, code), nil
 	}
+	if answer := e.where(ctx, query); answer != nil {
+		return answer, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, resolveTime)
 	defer cancel()
 	select {
