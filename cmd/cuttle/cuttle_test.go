@@ -28,6 +28,8 @@ type daemon struct {
 	circuits  []control.Circuit
 	neighbors []control.Neighbor
 	ledger    control.Ledger
+	exits     []control.Exit
+	traffic   control.Traffic
 	fail      error
 
 	mu    sync.Mutex // guards status and asked
@@ -47,6 +49,9 @@ func (d *daemon) Status() control.Status {
 func (d *daemon) Circuits() []control.Circuit   { return d.circuits }
 func (d *daemon) Neighbors() []control.Neighbor { return d.neighbors }
 func (d *daemon) Ledger() control.Ledger        { return d.ledger }
+func (d *daemon) Exits() []control.Exit         { return d.exits }
+func (d *daemon) Traffic() control.Traffic      { return d.traffic }
+func (d *daemon) Allowed() control.Allowed      { return control.Allowed{} }
 func (d *daemon) Up(context.Context) error      { return d.fail }
 func (d *daemon) Down(context.Context) error    { return d.fail }
 func (d *daemon) Lock(_ context.Context, on bool) error {
@@ -86,7 +91,7 @@ func cuttle(t *testing.T, socket string, args ...string) (code int, out, errOut 
 	t.Helper()
 	var o, e strings.Builder
 	env := func(name string) string { return map[string]string{"CUTTLE_SOCKET": socket}[name] }
-	code = run(t.Context(), args, env, &o, &e)
+	code = run(t.Context(), args, env, strings.NewReader(""), &o, &e)
 	return code, o.String(), e.String()
 }
 
@@ -101,7 +106,7 @@ func example() *daemon {
 	return &daemon{
 		status: control.Status{
 			Version: "v1.2.3", Node: key("a"), Roles: []string{"client", "relay"}, State: control.StateUp, Since: ago(5 * time.Minute),
-			PID: 4711, Started: ago(72 * time.Hour), TUN: "cuttle0", Links: 2, Circuits: 3, Relayed: 12, Exit: key("d"),
+			PID: 4711, Started: ago(72 * time.Hour), TUN: "cuttle0", Links: 2, Circuits: 3, Relayed: 12, Exit: key("d"), Seen: []string{"203.0.113.10"},
 			Listen: []control.Listening{{Mask: "https", Address: "[::]:443"}},
 		},
 		circuits: []control.Circuit{
@@ -114,6 +119,10 @@ func example() *daemon {
 			{Node: key("b"), State: control.LinkUp, Mask: "https", Initiator: true, Since: ago(time.Hour), RTT: 25.34, Circuits: 9,
 				Cells: []control.Cells{{Payer: "we", Sent: 1000, Received: 90000}, {Payer: "they", Sent: 20, Received: 1}}},
 			{Node: key("c"), State: control.LinkConnecting, Mask: "plain", Error: "dial: connect: connection refused"},
+		},
+		exits: []control.Exit{
+			{Node: key("d"), Country: "CH", Families: []string{"ipv4", "ipv6"}, Tier: 2, PathTier: 5, Price: "0.0035", Reachable: true},
+			{Node: key("e"), Families: []string{"ipv4"}, Tier: 30, Reason: "every path of 3 hops costs more than tier 20"},
 		},
 		ledger: control.Ledger{
 			Mode: "paid", ChainID: 1337, Token: "0x5FbDB2315678afecb367f032d93F642f64180aa3", ChainOK: true, Block: 88, TotalOwed: "0.25", TotalDue: "0.5",
@@ -157,7 +166,7 @@ func golden(t *testing.T, name, got string) {
 func TestPages(t *testing.T) {
 	d := example()
 	blocked := d.status
-	blocked.State, blocked.Exit, blocked.Listen, blocked.Relayed = control.StateBlocked, "", nil, 0
+	blocked.State, blocked.Exit, blocked.Listen, blocked.Relayed, blocked.Seen = control.StateBlocked, "", nil, 0, nil
 	blocked.Problems = []control.Problem{{Text: "no path to an exit in CH", Hint: "name another country in [client] exit"}}
 	down := d.ledger
 	down.ChainOK, down.Accounts, down.Wallets = false, nil, nil
@@ -166,6 +175,8 @@ func TestPages(t *testing.T) {
 		"status-blocked": func(p *page) { p.status(blocked) },
 		"circuits":       func(p *page) { p.circuits(d.circuits) },
 		"circuits-none":  func(p *page) { p.circuits(nil) },
+		"exits":          func(p *page) { p.exits(d.exits) },
+		"exits-none":     func(p *page) { p.exits(nil) },
 		"neighbors":      func(p *page) { p.neighbors(d.neighbors) },
 		"neighbors-none": func(p *page) { p.neighbors(nil) },
 		"ledger":         func(p *page) { p.ledger(d.ledger) },
@@ -219,7 +230,7 @@ func TestLock(t *testing.T) {
 
 func TestJSON(t *testing.T) {
 	socket := serve(t, example())
-	for _, verb := range []string{"up", "down", "status", "circuits", "neighbors", "ledger", "pay", "version"} {
+	for _, verb := range []string{"up", "down", "status", "exits", "circuits", "neighbors", "ledger", "pay", "version"} {
 		code, out, errOut := cuttle(t, "", "-s", socket, verb, "--json")
 		var head struct{ Schema int }
 		if err := json.Unmarshal([]byte(out), &head); err != nil || head.Schema != control.Schema || code != 0 || errOut != "" {
@@ -234,15 +245,15 @@ func TestCommandLine(t *testing.T) {
 		code int
 		text string
 	}{
-		{[]string{"help"}, 0, "usage: cuttle"},
-		{[]string{"-h"}, 0, "usage: cuttle"},
+		{[]string{"help"}, 0, "Exit codes:"},
+		{[]string{"-h"}, 0, "Exit codes:"},
 		{nil, 2, "want a command"},
 		{[]string{"fly"}, 2, `unknown command "fly"`},
 		{[]string{"lock"}, 2, "want on or off"},
-		{[]string{"lock", "maybe"}, 2, `"maybe" after "lock"`},
-		{[]string{"lock", "on", "off"}, 2, `"off" after "lock"`},
-		{[]string{"status", "now"}, 2, `"now" after "status"`},
-		{[]string{"status", "--wait"}, 2, "--wait goes with up"},
+		{[]string{"lock", "maybe"}, 2, "want on or off"},
+		{[]string{"lock", "on", "off"}, 2, "want on or off"},
+		{[]string{"status", "now"}, 2, `unknown command "now"`},
+		{[]string{"status", "--wait"}, 2, "unknown flag: --wait"},
 		{[]string{"status", "--colour"}, 2, "colour"},
 		{[]string{"-s"}, 2, "-s"},
 		{[]string{"status"}, 3, "cuttled is not running"},

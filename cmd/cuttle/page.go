@@ -96,10 +96,37 @@ func (p *page) status(st control.Status) {
 		[2]string{"links", fmt.Sprint(st.Links)},
 		[2]string{"circuits", circuits},
 		[2]string{"exit", short(st.Exit)},
+		[2]string{"seen as", strings.Join(st.Seen, ", ")},
 		[2]string{"interface", st.TUN},
 		[2]string{"listening", strings.Join(listens, ", ")},
 		[2]string{"daemon", fmt.Sprintf("cuttled %s, process %d, started %s", st.Version, st.PID, p.ago(st.Started))},
 	)
+}
+
+// leaves tells where traffic leaves the network.
+func (p *page) leaves(st control.Status) {
+	switch {
+	case st.Exit != "" && len(st.Seen) > 0:
+		p.line("Destinations see %s (exit %s).", strings.Join(st.Seen, " and "), short(st.Exit))
+	case st.Exit != "":
+		p.line("The exit is %s; it does not know under which address destinations see it.", short(st.Exit))
+	}
+}
+
+func (p *page) exits(all []control.Exit) {
+	if len(all) == 0 {
+		p.line("The network map has no exits.")
+		return
+	}
+	var rows []string
+	for _, e := range all {
+		path := "yes"
+		if !e.Reachable {
+			path = "no: " + e.Reason
+		}
+		rows = append(rows, cells(short(e.Node), dash(e.Country), dash(strings.Join(e.Families, ",")), e.Tier, dash(e.Price), path))
+	}
+	p.table(cells("EXIT", "COUNTRY", "FAMILIES", "TIER", "TOKEN/GB", "PATH"), rows)
 }
 
 func (p *page) circuits(all []control.Circuit) {

@@ -62,6 +62,7 @@ var only = map[string][]string{
 	"github.com/ethereum/go-ethereum":  {"billing/evm", "billing/evm/erc20", "billing/wallet"},
 	"modernc.org/sqlite":               {"billing"},
 	"github.com/refraction-networking": {"obfs/https"},
+	"github.com/spf13/cobra":           {"cmd/cuttle"},
 	"github.com/pelletier/go-toml":     {"internal/config"},
 	"github.com/miekg/dns":             {"relay/exit", "stack", "internal/lab/..."},
 }

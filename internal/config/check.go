@@ -34,6 +34,11 @@ func (c *Config) checkNode() error {
 	if n.Country != "" && (len(n.Country) != 2 || strings.ToUpper(n.Country) != n.Country) {
 		return fmt.Errorf("node.country %q: want two capital letters (ISO 3166-1), or empty", n.Country)
 	}
+	if n.Metrics != "" {
+		if a, err := netip.ParseAddrPort(n.Metrics); err != nil || !a.Addr().IsLoopback() || a.Port() == 0 {
+			return fmt.Errorf("node.metrics %q: want a loopback address and port, for example 127.0.0.1:9099, or empty", n.Metrics)
+		}
+	}
 	if n.Exit && !n.Relay {
 		return errors.New("node.exit needs node.relay = true, since an exit carries others' circuits")
 	}

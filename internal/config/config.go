@@ -48,6 +48,7 @@ type Node struct {
 	Exit          bool       `toml:"exit"`
 	Country       string     `toml:"country"`
 	AcceptClients bool       `toml:"accept_clients"`
+	Metrics       string     `toml:"metrics"`
 }
 
 // Listen is one [[listen]] table: a mask on an address.

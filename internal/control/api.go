@@ -40,6 +40,7 @@ type Status struct {
 	Circuits int         `json:"circuits"` // our own open circuits
 	Relayed  int         `json:"relayed"`  // circuits of others that pass through here
 	Exit     string      `json:"exit"`     // node address of the exit in use, "" when none
+	Seen     []string    `json:"seen"`     // IP addresses under which the exit says destinations see it; empty: not known
 	Problems []Problem   `json:"problems"`
 }
 
@@ -81,6 +82,45 @@ type Circuit struct {
 type Circuits struct {
 	Schema   int       `json:"schema"`
 	Circuits []Circuit `json:"circuits"`
+}
+
+// Exit is one exit of the network map.
+type Exit struct {
+	Node      string   `json:"node"`
+	Country   string   `json:"country"`   // as its record says, "" when it says nothing
+	Families  []string `json:"families"`  // of "ipv4", "ipv6"
+	Tier      uint8    `json:"tier"`      // the exit's price
+	PathTier  uint8    `json:"path_tier"` // what our first relay would be paid on a path that was found; 0 without one
+	Price     string   `json:"price"`     // token per 10^9 bytes of such a path, decimal; "" without one
+	Reachable bool     `json:"reachable"` // there is a path now that our settings allow
+	Reason    string   `json:"reason"`    // why it is not reachable
+}
+
+// Exits is the answer to GET /v1/exits.
+type Exits struct {
+	Schema int    `json:"schema"`
+	Exits  []Exit `json:"exits"`
+}
+
+// Traffic is the answer to GET /v1/traffic. Counters start at 0 when the
+// interface comes up; rates are the caller's to compute.
+type Traffic struct {
+	Schema   int    `json:"schema"`
+	Time     int64  `json:"time_ms"`   // Unix milliseconds of the reading
+	Sent     uint64 `json:"sent"`      // bytes that programs of this machine sent into the interface
+	Received uint64 `json:"received"`  // bytes that they were given
+	CellSize int    `json:"cell_size"` // bytes of one cell on a link, for Neighbor.Cells
+}
+
+// Allowed is the answer to GET /v1/allowed: what may be seen on the physical
+// devices of this machine, for `cuttle selftest`. It names peers' IP addresses,
+// so it is for nothing else.
+type Allowed struct {
+	Schema int      `json:"schema"`
+	TUN    string   `json:"tun"`
+	Any    bool     `json:"any"`    // this node may talk to anybody (an exit, or a neighbor known by name)
+	Peers  []string `json:"peers"`  // IP:port of the neighbors
+	Listen []uint16 `json:"listen"` // ports at which neighbors reach us
 }
 
 // LinkState is where the link to a neighbor stands.

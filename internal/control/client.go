@@ -66,6 +66,21 @@ func (c *Client) Ledger(ctx context.Context) (Ledger, error) {
 	return call[Ledger](ctx, c, http.MethodGet, "ledger")
 }
 
+// Exits lists the exits of the network map.
+func (c *Client) Exits(ctx context.Context) (Exits, error) {
+	return call[Exits](ctx, c, http.MethodGet, "exits")
+}
+
+// Traffic reads the byte counters.
+func (c *Client) Traffic(ctx context.Context) (Traffic, error) {
+	return call[Traffic](ctx, c, http.MethodGet, "traffic")
+}
+
+// Allowed asks what may be seen on the physical devices.
+func (c *Client) Allowed(ctx context.Context) (Allowed, error) {
+	return call[Allowed](ctx, c, http.MethodGet, "allowed")
+}
+
 // Up asks the node to capture this machine's traffic.
 func (c *Client) Up(ctx context.Context) (Done, error) {
 	return call[Done](ctx, c, http.MethodPost, "up")
@@ -84,6 +99,27 @@ func (c *Client) Lock(ctx context.Context, on bool) (Done, error) {
 	return call[Done](ctx, c, http.MethodPost, "unlock")
 }
 
+// Metrics reads the Prometheus text.
+func (c *Client) Metrics(ctx context.Context) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://cuttle/metrics", http.NoBody)
+	if err != nil {
+		return "", fmt.Errorf("metrics: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return "", explain(err, "metrics")
+	}
+	defer func() { _ = resp.Body.Close() }() // all of it has been read, or nobody wants the rest
+	if resp.StatusCode != http.StatusOK {
+		return "", refusal(resp)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return "", explain(err, "metrics")
+	}
+	return string(body), nil
+}
+
 // Pay asks the accountant for a scan now.
 func (c *Client) Pay(ctx context.Context) (Done, error) {
 	return call[Done](ctx, c, http.MethodPost, "pay")
@@ -99,6 +135,9 @@ func call[T any](ctx context.Context, c *Client, method, name string) (answer T,
 		return answer, explain(err, name)
 	}
 	defer func() { _ = resp.Body.Close() }() // all of it has been read, or nobody wants the rest
+	if resp.StatusCode != http.StatusOK {
+		return answer, refusal(resp)
+	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return answer, explain(err, name)
@@ -106,25 +145,45 @@ func call[T any](ctx context.Context, c *Client, method, name string) (answer T,
 	if len(body) > maxAnswer {
 		return answer, fmt.Errorf("%s: answer is longer than %d bytes", name, maxAnswer)
 	}
-	var head Failure
-	if err := json.Unmarshal(body, &head); err != nil {
-		return answer, fmt.Errorf("%s: read answer: %w", name, err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		e := &Error{Status: resp.StatusCode, Text: head.Text, Hint: head.Hint}
-		if resp.StatusCode == http.StatusForbidden {
-			e.cause = ErrNotPermitted
-		}
-		return answer, e
-	}
-	if head.Schema != Schema {
-		return answer, &Error{Text: fmt.Sprintf("the daemon speaks schema %d, this program %d", head.Schema, Schema),
-			Hint: "install cuttle and cuttled of the same version"}
+	if err := checkSchema(body); err != nil {
+		return answer, err
 	}
 	if err := json.Unmarshal(body, &answer); err != nil {
 		return answer, fmt.Errorf("%s: read answer: %w", name, err)
 	}
 	return answer, nil
+}
+
+// refusal reads an answer that is not 200.
+func refusal(resp *http.Response) error {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	if err != nil {
+		return explain(err, "read answer")
+	}
+	var head Failure
+	if err := json.Unmarshal(body, &head); err != nil {
+		return fmt.Errorf("read answer: %w", err)
+	}
+	e := &Error{Status: resp.StatusCode, Text: head.Text, Hint: head.Hint}
+	if resp.StatusCode == http.StatusForbidden {
+		e.cause = ErrNotPermitted
+	}
+	return e
+}
+
+// checkSchema refuses answers of another schema than ours.
+func checkSchema(body []byte) error {
+	var head struct {
+		Schema int `json:"schema"`
+	}
+	if err := json.Unmarshal(body, &head); err != nil {
+		return fmt.Errorf("read answer: %w", err)
+	}
+	if head.Schema != Schema {
+		return &Error{Text: fmt.Sprintf("the daemon speaks schema %d, this program %d", head.Schema, Schema),
+			Hint: "install cuttle and cuttled of the same version"}
+	}
+	return nil
 }
 
 // explain turns what the kernel says about the socket into advice.

@@ -26,6 +26,9 @@ type Node interface {
 	Circuits() []Circuit
 	Neighbors() []Neighbor
 	Ledger() Ledger
+	Exits() []Exit
+	Traffic() Traffic
+	Allowed() Allowed
 
 	Up(ctx context.Context) error   // capture this machine's traffic
 	Down(ctx context.Context) error // stop, and put the machine back as it was

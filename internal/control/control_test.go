@@ -33,9 +33,34 @@ func askAsChild(path string) int {
 	c, err := Dial(path)
 	if err == nil {
 		_, err = c.Status(context.Background())
+		for _, name := range []string{"status", "circuits", "neighbors", "ledger", "exits", "traffic", "allowed"} {
+			if err := c.Watch(context.Background(), name, func([]byte) error { return errors.New("told") }); !errors.Is(err, ErrNotPermitted) {
+				fmt.Println("stream of", name, err)
+			}
+			if e := refusedCall(c, "/v1/"+name); e != "" {
+				fmt.Println(e)
+			}
+		}
+		if e := refusedCall(c, "/metrics"); e != "" {
+			fmt.Println(e)
+		}
 	}
 	fmt.Printf("permitted=%v refused=%v hint=%q\n", err == nil, errors.Is(err, ErrNotPermitted), Hint(err))
 	return 0
+}
+
+// refusedCall asks and describes an answer that tells more than a refusal.
+func refusedCall(c *Client, path string) string {
+	resp, err := c.http.Get("http://cuttle" + path)
+	if err != nil {
+		return path + ": " + err.Error()
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusForbidden || !strings.HasPrefix(string(body), `{"schema":1,"error":"not permitted","hint":"run it as root`) {
+		return fmt.Sprintf("%s: %d %s", path, resp.StatusCode, body)
+	}
+	return ""
 }
 
 // lamp is the smallest node: a switch.
@@ -54,6 +79,9 @@ func (l *lamp) Status() Status {
 func (l *lamp) Circuits() []Circuit        { return nil }
 func (l *lamp) Neighbors() []Neighbor      { return []Neighbor{{Node: "n2", State: LinkUp}} }
 func (l *lamp) Ledger() Ledger             { return Ledger{Mode: "paid", TotalOwed: "0.5"} }
+func (l *lamp) Exits() []Exit              { return []Exit{{Node: "x", Reachable: true}} }
+func (l *lamp) Traffic() Traffic           { return Traffic{Sent: 5} }
+func (l *lamp) Allowed() Allowed           { return Allowed{TUN: "t0"} }
 func (l *lamp) Up(context.Context) error   { l.on.Store(true); return l.fail }
 func (l *lamp) Down(context.Context) error { l.on.Store(false); return l.fail }
 func (l *lamp) Lock(_ context.Context, on bool) error {
@@ -111,7 +139,7 @@ func TestCalls(t *testing.T) {
 		t.Errorf("up: got %v, %v; want %v", up, err, want)
 	}
 	st, err := c.Status(ctx)
-	want := Status{Schema: Schema, State: StateUp, Node: "n", PID: 7, Roles: []string{}, Listen: []Listening{}, Problems: []Problem{}}
+	want := Status{Schema: Schema, State: StateUp, Node: "n", PID: 7, Roles: []string{}, Listen: []Listening{}, Problems: []Problem{}, Seen: []string{}}
 	if err != nil || !reflect.DeepEqual(st, want) {
 		t.Errorf("status: got %+v, %v; want %+v", st, err, want)
 	}

@@ -27,8 +27,10 @@ const (
 
 // Server answers the control socket.
 type Server struct {
-	node Node
-	acl  access
+	node     Node
+	acl      access
+	watchers chan struct{} // one token per stream of changes
+	read     time.Duration // for a whole request
 }
 
 // NewServer makes a server for node that answers root, this process's user and
@@ -39,7 +41,7 @@ func NewServer(node Node, group string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{node, acl}, nil
+	return &Server{node, acl, make(chan struct{}, maxWatchers), readTimeout}, nil
 }
 
 // Run serves ln until ctx ends, then lets calls that are under way finish for a
@@ -49,7 +51,7 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       readTimeout,
+		ReadTimeout:       s.read,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
@@ -84,12 +86,16 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	get := func(name string, f func() any) {
-		mux.HandleFunc("GET /v1/"+name, func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, f()) })
+		mux.HandleFunc("GET /v1/"+name, func(w http.ResponseWriter, r *http.Request) { s.show(w, r, f) })
 	}
 	get("status", func() any { return stamp(s.node.Status()) })
 	get("circuits", func() any { return Circuits{Schema, orEmpty(s.node.Circuits())} })
 	get("neighbors", func() any { return Neighbors{Schema, orEmpty(s.node.Neighbors())} })
 	get("ledger", func() any { return stampLedger(s.node.Ledger()) })
+	get("exits", func() any { return Exits{Schema, orEmpty(s.node.Exits())} })
+	get("traffic", func() any { return stampTraffic(s.node.Traffic()) })
+	get("allowed", func() any { return stampAllowed(s.node.Allowed()) })
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) { writeMetrics(w, s.node, true) })
 	verb := func(name string, f func(context.Context) error) {
 		mux.HandleFunc("POST /v1/"+name, func(w http.ResponseWriter, r *http.Request) { s.do(w, r, f) })
 	}
@@ -134,7 +140,7 @@ func (s *Server) do(w http.ResponseWriter, r *http.Request, f func(context.Conte
 // stamp fills what every status has, whatever the node left out.
 func stamp(st Status) Status {
 	st.Schema = Schema
-	st.Roles, st.Listen, st.Problems = orEmpty(st.Roles), orEmpty(st.Listen), orEmpty(st.Problems)
+	st.Roles, st.Listen, st.Problems, st.Seen = orEmpty(st.Roles), orEmpty(st.Listen), orEmpty(st.Problems), orEmpty(st.Seen)
 	return st
 }
 
@@ -142,6 +148,17 @@ func stampLedger(l Ledger) Ledger {
 	l.Schema = Schema
 	l.Wallets, l.Accounts, l.Problems = orEmpty(l.Wallets), orEmpty(l.Accounts), orEmpty(l.Problems)
 	return l
+}
+
+func stampTraffic(t Traffic) Traffic {
+	t.Schema = Schema
+	return t
+}
+
+func stampAllowed(a Allowed) Allowed {
+	a.Schema = Schema
+	a.Peers, a.Listen = orEmpty(a.Peers), orEmpty(a.Listen)
+	return a
 }
 
 // orEmpty makes lists that are [] in JSON, never null.

@@ -43,6 +43,7 @@ type client struct {
 	relock chan chan error // the lock was turned; answered when that has its effect
 	hold   *hold           // of the goroutine of run
 	stay   atomic.Bool     // the next end leaves the machine closed
+	proof  proof           // that traffic leaves at the exit
 
 	mu      sync.Mutex // guards the fields below
 	state   control.State
@@ -102,7 +103,7 @@ func (c *client) snapshot() (state control.State, since time.Time, circuits []ci
 	if state == control.StateConnecting {
 		for _, s := range circuits {
 			if s.Open && !s.Retiring {
-				return control.StateUp, since, circuits, nil
+				return c.proof.state(circuits, since)
 			}
 		}
 		problem = pool.Failure()
@@ -275,7 +276,7 @@ func (c *client) carry(ctx context.Context, dev tun.Device) error {
 		defer cancel()
 		c.waitDown(ctx)
 	})
-	return runParts(ctx, []part{{"circuits", ignoreEnd(pool.Run)}, {"sessions", c.sessions}, {"netstack", st.Run}, {"capture", c.hold.watch}})
+	return runParts(ctx, []part{{"circuits", ignoreEnd(pool.Run)}, {"sessions", c.sessions}, {"proof of the exit", c.prove}, {"netstack", st.Run}, {"capture", c.hold.watch}})
 }
 
 // sessions tells the exits, when the client goes off, that nobody will come back.

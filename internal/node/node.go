@@ -155,6 +155,9 @@ func (n *Node) Run(ctx context.Context) error {
 			return n.client.run(pctx, func() bool { return ctx.Err() != nil })
 		}})
 	}
+	if n.cfg.Node.Metrics != "" {
+		parts = append(parts, part{"metrics", n.serveMetrics})
+	}
 	parts = append(parts, part{"control socket", func(ctx context.Context) error { return api.Run(ctx, sock) }})
 	n.log.Info("node runs", "node", n.id.ID, "roles", n.roles())
 	err = runParts(ctx, parts)

@@ -39,7 +39,7 @@ func (n *Node) Status() control.Status {
 			s.Exit = c.Hops[len(c.Hops)-1].String()
 		}
 	}
-	s.Locked = n.client.hold.locked()
+	s.Locked, s.Seen = n.client.hold.locked(), n.client.proof.seen(s.Exit)
 	if state != control.StateOff {
 		for _, m := range n.client.hold.missing() {
 			s.Problems = append(s.Problems, control.Problem{Text: m, Hint: "take CAP_NET_RAW from programs you do not trust, or use a kernel with CONFIG_NETFILTER_EGRESS and CONFIG_NF_TABLES_NETDEV"})
