@@ -114,10 +114,12 @@ func watch[T any](a *app, c *cobra.Command, name string, text func(*page, T)) er
 
 // unlessEnded is err, or nil if it is because somebody pressed Ctrl-C.
 func unlessEnded(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	select {
+	case <-ctx.Done():
 		return nil
+	default:
+		return err
 	}
-	return err
 }
 
 // versions is what version --json prints.
