@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "rewrite the dependency list")
 // not exist: naming it is the decision where it stands.
 var may = map[string][]string{
 	"cmd/cuttled":               {"internal/node", "internal/config", "billing/wallet"},
-	"cmd/cuttle":                {"internal/control"},
+	"cmd/cuttle":                {"internal/control", "internal/config", "internal/selftest"},
 	"cmd/cuttle-lab":            {"internal/lab/..."},
 	"tun":                       {},
 	"tun/hostnet":               {},
@@ -48,8 +48,10 @@ var may = map[string][]string{
 	"internal/config":           {},
 	"internal/control":          {},
 	"internal/node":             {"tun/...", "stack", "relay/...", "obfs/...", "billing/...", "internal/config", "internal/control"},
-	"internal/lab":              {"internal/lab/...", "internal/control", "relay/wire", "billing/evm/erc20"},
-	"internal/lab/...":          {"internal/lab/...", "internal/control", "relay/wire", "billing/evm/erc20"},
+	"internal/capture":          {},
+	"internal/selftest":         {"internal/capture"},
+	"internal/lab":              {"internal/lab/...", "internal/capture", "internal/control", "relay/wire", "billing/evm/erc20"},
+	"internal/lab/...":          {"internal/lab/...", "internal/capture", "internal/control", "relay/wire", "billing/evm/erc20"},
 	"internal/archtest":         {},
 }
 

@@ -14,8 +14,9 @@ import (
 	"strings"
 	"time"
 
+	"cuttle/internal/capture"
 	"cuttle/internal/lab"
-	"cuttle/internal/lab/capture"
+	"cuttle/internal/lab/netns"
 	"cuttle/relay/wire"
 )
 
@@ -161,14 +162,23 @@ func (r *run) startCaptures() (inside, outside *capture.Capture, err error) {
 		return nil, nil, err
 	}
 	web, _ := r.lab.Plan().Node("web")
-	if inside, err = capture.Start(r.client.Namespace, lab.Interface, in); err != nil {
+	if inside, err = captureIn(r.client, in); err != nil {
 		return nil, nil, err
 	}
-	if outside, err = capture.Start(web.Namespace, lab.Interface, out); err != nil {
+	if outside, err = captureIn(web, out); err != nil {
 		_, err2 := inside.Stop()
 		return nil, nil, errors.Join(err, err2)
 	}
 	return inside, outside, nil
+}
+
+// captureIn watches a node's interface.
+func captureIn(n lab.Node, s *capture.Scanner) (c *capture.Capture, err error) {
+	err = netns.Do(n.Namespace, func() (err error) {
+		c, err = capture.Start(lab.Interface, s)
+		return err
+	})
+	return c, err
 }
 
 // use starts the client and downloads. paths are the circuits that were seen in

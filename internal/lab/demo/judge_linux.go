@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"cuttle/internal/lab/capture"
+	"cuttle/internal/capture"
 )
 
 // judgeMoney adds the lines about counts, debts, payments and balances.

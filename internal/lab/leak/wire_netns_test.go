@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cuttle/internal/lab/capture"
+	"cuttle/internal/capture"
 	"cuttle/tun/hostnet/hostnettest"
 )
 

@@ -1,6 +1,7 @@
-// Package capture watches one interface of one namespace and judges every frame
-// on the fly: is it to or from somebody it may be exchanged with, and does it
-// carry a known text in the clear?
+// Package capture watches one interface and judges every frame on the fly: is it
+// to or from somebody it may be exchanged with, and does it carry a known text in
+// the clear? The lab's demonstration and leak suite use it, and `cuttle selftest`
+// on the machine that people use.
 //
 // A Scanner is pure: frames in, a Report out. A Capture feeds it from a packet
 // socket (Linux, root). Frames are judged and forgotten; nothing is written to
@@ -14,6 +15,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Text is something that must not, or must, be seen in the clear.
@@ -31,7 +33,13 @@ const (
 // Rules say what a Scanner looks for.
 type Rules struct {
 	Peers []netip.AddrPort // who frames may be exchanged with; nil: anybody
+	Ports []uint16         // of this machine, at which frames may be exchanged with anybody
+	Local bool             // DHCP and EAPOL count as the local link's, too
 	Texts []Text
+	// Targets are destinations that must not be seen, by name; port 0 is every port
+	// and every protocol. Frames to one count as found.
+	Targets map[netip.AddrPort]string
+	Out     bool // a Capture leaves out the frames that come in
 }
 
 // Report is what a Scanner has seen.
@@ -94,10 +102,13 @@ func (s *Scanner) Frame(b []byte) {
 	s.report.Frames++
 	s.report.Bytes += uint64(len(b))
 	p := parse(b)
+	if name, ok := s.target(p.dst); ok {
+		s.report.Found[name]++
+	}
 	switch {
-	case p.neighbor:
+	case p.neighbor || s.rules.Local && p.local():
 		s.report.Neighbor++
-	case s.peers == nil || p.ports && (s.peers[p.src] || s.peers[p.dst]):
+	case s.peers == nil || p.ports && (s.peers[p.src] || s.peers[p.dst] || s.ours(p)):
 		s.report.Allowed++
 	default:
 		s.report.Foreign++
@@ -106,6 +117,29 @@ func (s *Scanner) Frame(b []byte) {
 		}
 	}
 	s.search(p, b)
+}
+
+func (s *Scanner) target(dst netip.AddrPort) (name string, ok bool) {
+	if name, ok = s.rules.Targets[dst]; !ok {
+		name, ok = s.rules.Targets[netip.AddrPortFrom(dst.Addr(), 0)]
+	}
+	return name, ok
+}
+
+// ours tells whether a frame belongs to a port of this machine that is open to
+// strangers. Which side is ours is not known here, so either may be it.
+func (s *Scanner) ours(p parsed) bool {
+	return p.protocol == protoTCP && (slices.Contains(s.rules.Ports, p.src.Port()) || slices.Contains(s.rules.Ports, p.dst.Port()))
+}
+
+// local tells whether a frame is DHCP (RFC 2131, RFC 8415) or EAPOL (802.1X).
+func (p parsed) local() bool {
+	if p.kind == etherEAPOL {
+		return true
+	}
+	a, b := p.src.Port(), p.dst.Port()
+	return p.ports && p.protocol == protoUDP &&
+		(a == 68 && b == 67 || a == 67 && b == 68 || a == 546 && b == 547 || a == 547 && b == 546)
 }
 
 // search looks for the texts in the frame, and across the border to the
@@ -139,6 +173,7 @@ func (s *Scanner) search(p parsed, frame []byte) {
 // parsed is what the judgement needs of a frame.
 type parsed struct {
 	what     string // for describe
+	kind     uint16 // EtherType
 	neighbor bool
 	ports    bool // src and dst have ports
 	src, dst netip.AddrPort
@@ -157,6 +192,8 @@ const (
 	etherIPv4 = 0x0800
 	etherARP  = 0x0806
 	etherIPv6 = 0x86dd
+
+	etherEAPOL = 0x888e
 
 	protoHopByHop = 0
 	protoICMP     = 1
@@ -181,7 +218,7 @@ func parse(b []byte) parsed {
 	case etherIPv6:
 		return parseIPv6(body)
 	default:
-		return parsed{what: fmt.Sprintf("ethernet type %04x", kind)}
+		return parsed{what: fmt.Sprintf("ethernet type %04x", kind), kind: kind}
 	}
 }
 

@@ -112,6 +112,46 @@ func TestJudgement(t *testing.T) {
 	}
 }
 
+// TestTargetsAndLocal: what a machine's own test of itself looks for.
+func TestTargetsAndLocal(t *testing.T) {
+	eapol := make([]byte, 60)
+	binary.BigEndian.PutUint16(eapol[12:], 0x888e)
+	addr := netip.MustParseAddrPort
+	for _, c := range []struct {
+		name            string
+		frame           []byte
+		found           string
+		allowed, locals uint64
+	}{
+		{"to a target", frame(protoUDP, client, addr("198.51.100.1:7"), "x"), "one", 0, 0},
+		{"to a target by TCP", frame(protoTCP, client, addr("198.51.100.1:9"), "x"), "one", 0, 0},
+		{"echo to a target", packetFrame(protoICMP, client.Addr(), addr("198.51.100.1:0").Addr(), 1, []byte{8, 0, 0, 0}), "one", 0, 0},
+		{"echo to a target over IPv6", packetFrame(protoICMPv6, six.Addr(), addr("[2001:db8::1]:0").Addr(), 1, []byte{128, 0, 0, 0}), "six", 0, 0},
+		{"from a target", frame(protoUDP, addr("198.51.100.1:7"), client, "x"), "", 0, 0},
+		{"to a target's port", frame(protoTCP, client, addr("10.77.101.1:53"), "x"), "dns", 0, 0},
+		{"to another port of it", frame(protoTCP, client, addr("10.77.101.1:54"), "x"), "", 0, 0},
+		{"answer of a listener", frame(protoTCP, netip.AddrPortFrom(client.Addr(), 443), server, "x"), "", 1, 0},
+		{"UDP from a listener's port", frame(protoUDP, netip.AddrPortFrom(client.Addr(), 443), server, "x"), "", 0, 0},
+		{"DHCP", frame(protoUDP, addr("0.0.0.0:68"), addr("255.255.255.255:67"), "x"), "", 0, 1},
+		{"DHCPv6", frame(protoUDP, six, addr("[ff02::1:2]:547"), "x"), "", 0, 0},
+		{"DHCPv6 from the client's port", frame(protoUDP, netip.AddrPortFrom(six.Addr(), 546), addr("[ff02::1:2]:547"), "x"), "", 0, 1},
+		{"802.1X", eapol, "", 0, 1},
+	} {
+		s, err := NewScanner(Rules{
+			Peers: []netip.AddrPort{guard}, Ports: []uint16{443}, Local: true,
+			Targets: map[netip.AddrPort]string{addr("198.51.100.1:0"): "one", addr("[2001:db8::1]:0"): "six", addr("10.77.101.1:53"): "dns"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Frame(c.frame)
+		r := s.Report()
+		if r.Found[c.found] != uint64(min(1, len(c.found))) || len(r.Found) > 1 || r.Allowed != c.allowed || r.Neighbor != c.locals {
+			t.Errorf("%s: got %+v, want found %q, %d allowed, %d local", c.name, r, c.found, c.allowed, c.locals)
+		}
+	}
+}
+
 func TestTexts(t *testing.T) {
 	const text = "X-Canary: tweet-tweet"
 	for _, c := range []struct {

@@ -7,8 +7,6 @@ import (
 	"os"
 	"time"
 
-	"cuttle/internal/lab/netns"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -24,22 +22,18 @@ type Capture struct {
 	ended   chan error
 }
 
-// Start begins at once: frames that pass after its return are seen.
-func Start(namespace, iface string, scanner *Scanner) (*Capture, error) {
-	var fd int
-	err := netns.Do(namespace, func() (err error) {
-		fd, err = openSocket(iface)
-		return err
-	})
+// Start begins at once: frames that pass after its return are seen. The interface
+// is one of the network namespace of the thread that calls.
+func Start(iface string, scanner *Scanner) (*Capture, error) {
+	fd, err := openSocket(iface)
 	if err != nil {
-		return nil, fmt.Errorf("capture on %s in %s: %w", iface, namespace, err)
+		return nil, fmt.Errorf("capture on %s: %w", iface, err)
 	}
 	c := &Capture{file: os.NewFile(uintptr(fd), "capture"), scanner: scanner, ended: make(chan error, 1)}
 	go func() { c.ended <- c.run() }() // ends when Stop sets the deadline
 	return c, nil
 }
 
-// openSocket runs on a thread inside the namespace.
 func openSocket(iface string) (fd int, err error) {
 	link, err := net.InterfaceByName(iface)
 	if err != nil {
@@ -69,9 +63,10 @@ func (c *Capture) run() error {
 	buf := make([]byte, frameSize)
 	for {
 		var n int
+		var from unix.Sockaddr
 		var got error
 		err := raw.Read(func(fd uintptr) bool {
-			n, _, got = unix.Recvfrom(int(fd), buf, unix.MSG_TRUNC)
+			n, from, got = unix.Recvfrom(int(fd), buf, unix.MSG_TRUNC)
 			return !errors.Is(got, unix.EAGAIN)
 		})
 		switch {
@@ -83,6 +78,9 @@ func (c *Capture) run() error {
 			continue
 		case got != nil:
 			return fmt.Errorf("receive frame: %w", got)
+		}
+		if ll, ok := from.(*unix.SockaddrLinklayer); c.scanner.rules.Out && ok && ll.Pkttype != unix.PACKET_OUTGOING {
+			continue
 		}
 		if n > len(buf) {
 			c.scanner.report.Cut++

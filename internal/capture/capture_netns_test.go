@@ -39,7 +39,7 @@ func TestCaptureSeesEveryFrameBothWays(t *testing.T) {
 	blind := newScanner(t, []netip.AddrPort{netip.AddrPortFrom(peer.Addr(), 1)})
 	var captures []*Capture
 	for _, s := range []*Scanner{strict, blind} {
-		c, err := Start(ends[0].Namespace, "phys0", s)
+		c, err := start(ends[0].Namespace, "phys0", s)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,9 +60,14 @@ func TestCaptureSeesEveryFrameBothWays(t *testing.T) {
 	if r := reports[1]; r.Foreign != reports[0].Allowed || r.Clean() {
 		t.Errorf("a capture for another peer saw %+v, want all of those frames as foreign", r)
 	}
-	if _, err := Start(ends[0].Namespace, "phys9", strict); err == nil {
+	if _, err := start(ends[0].Namespace, "phys9", strict); err == nil {
 		t.Error("an interface that is not there is captured")
 	}
+}
+
+func start(namespace, iface string, s *Scanner) (c *Capture, err error) {
+	err = netns.Do(namespace, func() (err error) { c, err = Start(iface, s); return err })
+	return c, err
 }
 
 // talk sends a request from one namespace and an answer from the other.
