@@ -37,7 +37,8 @@ type Rules struct {
 	Local bool             // DHCP and EAPOL count as the local link's, too
 	Texts []Text
 	// Targets are destinations that must not be seen, by name; port 0 is every port
-	// and every protocol. Frames to one count as found.
+	// and every protocol. Frames to one count as found, and so does the question for
+	// its hardware address.
 	Targets map[netip.AddrPort]string
 	Out     bool // a Capture leaves out the frames that come in
 }
@@ -102,7 +103,11 @@ func (s *Scanner) Frame(b []byte) {
 	s.report.Frames++
 	s.report.Bytes += uint64(len(b))
 	p := parse(b)
-	if name, ok := s.target(p.dst); ok {
+	dst := p.dst
+	if p.asks.IsValid() { // the question alone names the destination
+		dst = netip.AddrPortFrom(p.asks, 0)
+	}
+	if name, ok := s.target(dst); ok {
 		s.report.Found[name]++
 	}
 	switch {
@@ -172,8 +177,9 @@ func (s *Scanner) search(p parsed, frame []byte) {
 
 // parsed is what the judgement needs of a frame.
 type parsed struct {
-	what     string // for describe
-	kind     uint16 // EtherType
+	what     string     // for describe
+	kind     uint16     // EtherType
+	asks     netip.Addr // whose hardware address is asked for
 	neighbor bool
 	ports    bool // src and dst have ports
 	src, dst netip.AddrPort
@@ -212,7 +218,11 @@ func parse(b []byte) parsed {
 	body := b[14:]
 	switch kind := binary.BigEndian.Uint16(b[12:]); kind {
 	case etherARP:
-		return parsed{what: "ARP", neighbor: true}
+		p := parsed{what: "ARP", neighbor: true}
+		if len(body) >= 28 && body[7] == 1 { // a request, RFC 826
+			p.asks = netip.AddrFrom4([4]byte(body[24:28]))
+		}
+		return p
 	case etherIPv4:
 		return parseIPv4(body)
 	case etherIPv6:
@@ -265,6 +275,9 @@ func parseIPv6(b []byte) parsed {
 			p.neighbor = true
 		case 133, 134, 135, 136, 137: // neighbor discovery, RFC 4861; hop limit 255: never forwarded
 			p.neighbor = b[7] == 255
+			if rest[0] == 135 && len(rest) >= 24 {
+				p.asks = netip.AddrFrom16([16]byte(rest[8:24]))
+			}
 		}
 		return p
 	}

@@ -55,6 +55,13 @@ func packetFrame(protocol byte, src, dst netip.Addr, hops byte, body []byte) []b
 	return append(append(b, h...), body...)
 }
 
+func arpFor(operation byte, target string) []byte {
+	b := make([]byte, 14+24, 14+28)
+	binary.BigEndian.PutUint16(b[12:], etherARP)
+	b[14+7] = operation
+	return append(b, netip.MustParseAddr(target).AsSlice()...)
+}
+
 func newScanner(t testing.TB, peers []netip.AddrPort, texts ...string) *Scanner {
 	t.Helper()
 	rules := Rules{Peers: peers}
@@ -123,6 +130,11 @@ func TestTargetsAndLocal(t *testing.T) {
 		found           string
 		allowed, locals uint64
 	}{
+		{"ARP for a target", arpFor(1, "198.51.100.1"), "one", 0, 1},
+		{"ARP answer about a target", arpFor(2, "198.51.100.1"), "", 0, 1},
+		{"ARP for another", arpFor(1, "198.51.100.2"), "", 0, 1},
+		{"solicitation for a target", packetFrame(protoICMPv6, six.Addr(), netip.MustParseAddr("ff02::1:ff00:1"), 255,
+			append([]byte{135, 0, 0, 0, 0, 0, 0, 0}, addr("[2001:db8::1]:0").Addr().AsSlice()...)), "six", 0, 1},
 		{"to a target", frame(protoUDP, client, addr("198.51.100.1:7"), "x"), "one", 0, 0},
 		{"to a target by TCP", frame(protoTCP, client, addr("198.51.100.1:9"), "x"), "one", 0, 0},
 		{"echo to a target", packetFrame(protoICMP, client.Addr(), addr("198.51.100.1:0").Addr(), 1, []byte{8, 0, 0, 0}), "one", 0, 0},

@@ -12,6 +12,7 @@ package control
 import (
 	"context"
 	"errors"
+	"net/http"
 )
 
 // DefaultPath is where the socket is unless somebody says otherwise.
@@ -57,6 +58,11 @@ func (e *Error) Error() string { return e.Text }
 
 // Unwrap gives ErrNotRunning or ErrNotPermitted where they apply.
 func (e *Error) Unwrap() error { return e.cause }
+
+// NotPermitted is a refusal that answers to ErrNotPermitted.
+func NotPermitted(text, hint string) error {
+	return &Error{Status: http.StatusForbidden, Text: text, Hint: hint, cause: ErrNotPermitted}
+}
 
 // Hint gives the advice that an error carries, or "".
 func Hint(err error) string {

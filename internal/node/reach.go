@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -65,22 +64,33 @@ func families(f netmap.Families) []string {
 // the device transmits is what programs have sent.
 func (n *Node) Traffic() control.Traffic {
 	t := control.Traffic{Time: time.Now().UnixMilli(), CellSize: wire.CellFrameSize}
-	if state, _, _, _ := n.client.snapshot(); state != control.StateOff {
-		t.Sent, t.Received = deviceBytes(n.cfg.Tun.Name, "tx_bytes"), deviceBytes(n.cfg.Tun.Name, "rx_bytes")
+	if state, _, _, _ := n.client.snapshot(); state == control.StateOff {
+		return t
 	}
+	text, err := os.ReadFile("/proc/net/dev")
+	if err != nil {
+		return t // another system
+	}
+	t.Received, t.Sent = deviceBytes(string(text), n.cfg.Tun.Name)
 	return t
 }
 
-func deviceBytes(device, counter string) uint64 {
-	text, err := os.ReadFile(filepath.Join("/sys/class/net", device, "statistics", counter))
-	if err != nil {
-		return 0 // no such device, or another system
+// deviceBytes finds a device's counters in the text of /proc/net/dev (proc(5)):
+// zeros when it is not there.
+func deviceBytes(text, device string) (received, transmitted uint64) {
+	for line := range strings.Lines(text) {
+		name, rest, _ := strings.Cut(line, ":")
+		f := strings.Fields(rest)
+		if strings.TrimSpace(name) != device || len(f) < 9 {
+			continue
+		}
+		r, err1 := strconv.ParseUint(f[0], 10, 64)
+		t, err2 := strconv.ParseUint(f[8], 10, 64)
+		if err1 == nil && err2 == nil {
+			return r, t
+		}
 	}
-	v, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
-	if err != nil {
-		return 0
-	}
-	return v
+	return 0, 0
 }
 
 // Allowed tells what may be seen on the physical devices.
