@@ -128,6 +128,9 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	return nil
 }
 
+// MarshalText writes it so that UnmarshalText reads it.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
 // Load reads and checks the file at path. Values it does not give are those of
 // the default file. Errors name the file, the line where there is one, the key
 // and what to write instead.
