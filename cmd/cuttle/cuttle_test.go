@@ -181,6 +181,8 @@ func TestPages(t *testing.T) {
 		"neighbors-none": func(p *page) { p.neighbors(nil) },
 		"ledger":         func(p *page) { p.ledger(d.ledger) },
 		"ledger-chain":   func(p *page) { p.ledger(down) },
+		"top":            func(p *page) { p.WriteString(strings.Join(topPicture(d, 80, 24), "\n") + "\n") },
+		"top-small":      func(p *page) { p.WriteString(strings.Join(topPicture(d, 40, 8), "\n") + "\n") },
 		"ledger-none":    func(p *page) { p.ledger(control.Ledger{Mode: "none"}) },
 	} {
 		p := &page{now: now}

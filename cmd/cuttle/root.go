@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -78,7 +79,7 @@ func newRoot(a *app, env func(string) string) *cobra.Command {
 	root.AddCommand(
 		upCommand(a), downCommand(a), lockCommand(a), payCommand(a),
 		statusCommand(a), exitsCommand(a), circuitsCommand(a), neighborsCommand(a), ledgerCommand(a), metricsCommand(a),
-		selftestCommand(a), versionCommand(a),
+		selftestCommand(a), topCommand(a), bugreportCommand(a), configCommand(a), versionCommand(a),
 	)
 	for _, c := range root.Commands() {
 		strict(c)
@@ -123,7 +124,7 @@ func run(ctx context.Context, args []string, env func(string) string, in io.Read
 	case errors.As(err, &usage):
 		fmt.Fprintln(errOut, "(cuttle help shows how)")
 		return exitUsage
-	case errors.Is(err, control.ErrNotPermitted):
+	case errors.Is(err, control.ErrNotPermitted), errors.Is(err, fs.ErrPermission):
 		return exitNotPermitted
 	case errors.Is(err, control.ErrNotRunning):
 		return exitDisconnected
