@@ -171,7 +171,11 @@ func draw(out *os.File, before, now moment) error {
 func picture(before, now moment, width, height int, at time.Time) []string {
 	p := &page{now: at}
 	st := now.status
-	p.line("cuttle top  %s  exit %s %s", strings.ToUpper(string(st.State)), dash(short(st.Exit)), strings.Join(st.Seen, " "))
+	state := strings.ToUpper(string(st.State))
+	if now.err != nil {
+		state = "UNKNOWN"
+	}
+	p.line("cuttle top  %s  exit %s %s", state, dash(short(st.Exit)), strings.Join(st.Seen, " "))
 	if now.err != nil {
 		p.line("! cuttled does not answer: %v", now.err)
 	}
