@@ -53,7 +53,14 @@ func (d *daemon) Exits() []control.Exit         { return d.exits }
 func (d *daemon) Traffic() control.Traffic      { return d.traffic }
 func (d *daemon) Allowed() control.Allowed      { return control.Allowed{} }
 func (d *daemon) Up(context.Context) error      { return d.fail }
-func (d *daemon) Down(context.Context) error    { return d.fail }
+func (d *daemon) Down(context.Context) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.fail == nil {
+		d.status.State = control.StateOff
+	}
+	return d.fail
+}
 func (d *daemon) Lock(_ context.Context, on bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -232,7 +239,7 @@ func TestLock(t *testing.T) {
 
 func TestJSON(t *testing.T) {
 	socket := serve(t, example())
-	for _, verb := range []string{"up", "down", "status", "exits", "circuits", "neighbors", "ledger", "pay", "version"} {
+	for _, verb := range []string{"up", "status", "exits", "circuits", "neighbors", "ledger", "pay", "version", "down"} {
 		code, out, errOut := cuttle(t, "", "-s", socket, verb, "--json")
 		var head struct{ Schema int }
 		if err := json.Unmarshal([]byte(out), &head); err != nil || head.Schema != control.Schema || code != 0 || errOut != "" {

@@ -14,6 +14,7 @@ import (
 const (
 	waitTimeout = time.Minute
 	waitStep    = 100 * time.Millisecond
+	settled     = 3 * time.Second // after which a blocked machine is not about to open
 )
 
 func upCommand(a *app) *cobra.Command {
@@ -40,7 +41,13 @@ func up(a *app, c *cobra.Command, wait bool) error {
 		return err
 	}
 	if !wait {
-		return a.show(done, func(p *page) { p.line("%s", stateWords(done.State)) })
+		return a.show(done, func(p *page) {
+			if done.State == control.StateOff || done.State == control.StateDraining {
+				p.line("Going up; cuttle status shows how far it is.")
+				return
+			}
+			p.line("%s", stateWords(done.State))
+		})
 	}
 	st, err := a.awaitUp(ctx, d)
 	if err != nil {
@@ -105,8 +112,39 @@ func waitingWords(st control.Status) string {
 }
 
 func downCommand(a *app) *cobra.Command {
-	return question(a, "down", "stop, and put the machine back as it was", (*control.Client).Down,
-		func(p *page, done control.Done) { p.line("%s", stateWords(done.State)) })
+	return question(a, "down", "stop, and put the machine back as it was", down,
+		func(p *page, done control.Done) {
+			p.line("%s", stateWords(done.State))
+		})
+}
+
+// down asks for it and waits until it is done, or has turned out to be impossible.
+func down(d *control.Client, ctx context.Context) (control.Done, error) { //nolint:revive // a method expression's order
+	began := time.Now()
+	done, err := d.Down(ctx)
+	if err != nil {
+		return done, err
+	}
+	tick := time.NewTicker(waitStep)
+	defer tick.Stop()
+	for {
+		st, err := d.Status(ctx)
+		if err != nil {
+			return done, err
+		}
+		done.State = st.State
+		if st.State == control.StateOff {
+			return done, nil
+		}
+		if st.State == control.StateBlocked && len(st.Problems) > 0 && time.Since(began) > settled {
+			return done, &control.Error{Text: "this machine is still closed: " + st.Problems[0].Text, Hint: st.Problems[0].Hint}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return done, &control.Error{Text: "going down takes long; the state is still " + string(done.State), Hint: "cuttle status shows how far it is"}
+		}
+	}
 }
 
 func payCommand(a *app) *cobra.Command {
