@@ -15,7 +15,8 @@ import (
 // Limits of streams of changes.
 const (
 	maxWatchers = 16                     // at a time
-	watchStep   = 250 * time.Millisecond // between two looks
+	watchStep   = 250 * time.Millisecond // between two looks, at least
+	watchCost   = 20                     // and so many times as long as a look takes, e.g. for paths to many exits
 	watchWrite  = 10 * time.Second       // for a line, before a caller who does not read is given up
 	maxLine     = 1 << 20                // bytes of a line that a client takes
 )
@@ -40,18 +41,18 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, f func() any) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	tick := time.NewTicker(watchStep)
-	defer tick.Stop()
 	out := http.NewResponseController(w)
 	if out.SetReadDeadline(time.Time{}) != nil { // otherwise the time for the request would end the stream
 		return
 	}
 	var last []byte
 	for {
+		began := time.Now()
 		line, err := json.Marshal(f())
 		if err != nil {
 			panic("control: a type of api.go does not marshal: " + err.Error())
 		}
+		took := time.Since(began)
 		if !bytes.Equal(line, last) {
 			last = line
 			// An error of these is that the caller has gone.
@@ -66,7 +67,7 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, f func() any) {
 			}
 		}
 		select {
-		case <-tick.C:
+		case <-time.After(max(watchStep, watchCost*took)):
 		case <-r.Context().Done():
 			return
 		}

@@ -43,9 +43,6 @@ func (e *Exit) resolve(ctx context.Context, query []byte) ([]byte, error) {
 	if code != 0 {
 		return failure(query, code), nil
 	}
-	if answer := e.where(ctx, query); answer != nil {
-		return answer, nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, resolveTime)
 	defer cancel()
 	select {
@@ -54,6 +51,9 @@ func (e *Exit) resolve(ctx context.Context, query []byte) ([]byte, error) {
 	case <-ctx.Done():
 		e.counts.unanswered.Add(1)
 		return failure(query, rcodeServFail), nil
+	}
+	if answer := e.where(ctx, query); answer != nil {
+		return answer, nil
 	}
 	var last []byte // an answer that says no more than that
 	for range rounds {
