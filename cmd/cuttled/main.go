@@ -32,6 +32,8 @@ const usage = `cuttled runs a Cuttle node.
   cuttled wallet -out FILE -password-file FILE [-light]
                                     make a keystore file (v3) and print its address
   cuttled default-config            print the commented default configuration
+
+With CUTTLE_CPUPROFILE=FILE in its environment a running node writes a CPU profile (pprof) to FILE when it ends.
 `
 
 func main() {
@@ -129,11 +131,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return fmt.Errorf("unknown verb %q; see cuttled help", verb)
 }
 
-func serve(ctx context.Context, file string, stderr io.Writer) error {
+func serve(ctx context.Context, file string, stderr io.Writer) (err error) {
 	cfg, err := config.Load(file)
 	if err != nil {
 		return err
 	}
+	endProfile, err := profile(os.Getenv(profileVariable))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, endProfile()) }()
 	n, err := node.New(cfg, newLog(cfg, stderr))
 	if err != nil {
 		return err

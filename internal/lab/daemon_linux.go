@@ -37,7 +37,11 @@ func (l *Lab) Start(ctx context.Context, names ...string) error {
 		if p := l.state.Processes[name]; p.alive() {
 			return fmt.Errorf("%s runs already (process %d)", name, p.PID)
 		}
-		err = l.start(ctx, name, n.Namespace, nil, filepath.Join(l.opts.Bin, "cuttled"), "-config", l.opts.fileOf(name, configFile))
+		argv := []string{filepath.Join(l.opts.Bin, "cuttled"), "-config", l.opts.fileOf(name, configFile)}
+		if l.opts.Profile != "" {
+			argv = append([]string{"env", "CUTTLE_CPUPROFILE=" + filepath.Join(l.opts.Profile, name+".pprof")}, argv...)
+		}
+		err = l.start(ctx, name, n.Namespace, nil, argv...)
 		if err != nil {
 			return err
 		}

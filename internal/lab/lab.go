@@ -34,10 +34,11 @@ type Options struct {
 	Shape   emulate.Shape `json:"shape"` // of every path between relays, and between clients and relays
 	Billing bool          `json:"billing"`
 	Seed    uint64        `json:"seed"`
-	State   string        `json:"state"`  // folder of everything the lab writes
-	Prefix  string        `json:"prefix"` // of its namespaces' names
-	Bin     string        `json:"bin"`    // folder of cuttled and cuttle-lab-chain
-	Log     string        `json:"log"`    // level of the daemons
+	State   string        `json:"state"`             // folder of everything the lab writes
+	Prefix  string        `json:"prefix"`            // of its namespaces' names
+	Bin     string        `json:"bin"`               // folder of cuttled and cuttle-lab-chain
+	Log     string        `json:"log"`               // level of the daemons
+	Profile string        `json:"profile,omitempty"` // folder for CPU profiles of the daemons, written when they end
 }
 
 // Defaults are the options of a lab nobody has asked anything of.
