@@ -32,6 +32,7 @@ const usage = `cuttle-lab builds a whole Cuttle network on this machine. It need
   cuttle-lab down [--orphans]         end and remove everything
   cuttle-lab demo [--mask https] [--bytes 100000000]   a tour of the whole: what make demo runs
   cuttle-lab bench [--quick] [--links]                 measure; prints tables in Markdown
+  cuttle-lab bench --profile DIR [--mask plain] [--quick]   CPU profiles (pprof) of every daemon during 8 downloads
 
 Every verb takes --state DIR (default /run/cuttle-lab). bin/ of cuttled and cuttle-lab-chain: beside cuttle-lab, or --bin DIR.
 `

@@ -118,6 +118,7 @@ func runBench(ctx context.Context, c *cli) error {
 	c.topology()
 	quick := c.flags.Bool("quick", false, "shorter runs, for a look")
 	links := c.flags.Bool("links", false, "measure the emulated links themselves instead")
+	profile := c.flags.String("profile", "", "folder for CPU profiles of every daemon during 8 downloads, instead")
 	if _, err := c.parse(0, 0); err != nil {
 		return err
 	}
@@ -130,6 +131,9 @@ func runBench(ctx context.Context, c *cli) error {
 	}
 	if err := c.checkBinaries(); err != nil {
 		return err
+	}
+	if *profile != "" {
+		return bench.Profile(ctx, cfg, *profile)
 	}
 	return bench.Network(ctx, cfg)
 }
