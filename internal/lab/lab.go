@@ -26,10 +26,11 @@ import (
 
 // Options are what a lab is made of. They are kept in its state file.
 type Options struct {
-	Nodes   int           `json:"nodes"`   // relays, exits included
-	Exits   int           `json:"exits"`   // the last ones of them
-	Hops    int           `json:"hops"`    // of each circuit
-	Clients int           `json:"clients"` // with the VPN up
+	Nodes   int           `json:"nodes"`            // relays, exits included
+	Exits   int           `json:"exits"`            // the last ones of them
+	Hops    int           `json:"hops"`             // of each circuit
+	Clients int           `json:"clients"`          // with the VPN up
+	Guards  int           `json:"guards,omitempty"` // first hops that a client knows; 0: as many as there may be
 	Mask    string        `json:"mask"`
 	Shape   emulate.Shape `json:"shape"` // of every path between relays, and between clients and relays
 	Billing bool          `json:"billing"`
@@ -71,6 +72,8 @@ func (o Options) Check() error {
 		return errors.New("--exits must leave a relay for the first hop")
 	case o.Clients < 0 || o.Clients > maxClients:
 		return fmt.Errorf("--clients must be between 0 and %d", maxClients)
+	case o.Guards < 0 || o.Guards > maxGuards:
+		return fmt.Errorf("a client has at most %d guards", maxGuards)
 	case !slices.Contains(masks, o.Mask):
 		return fmt.Errorf("--mask must be one of %s", strings.Join(masks, ", "))
 	case !filepath.IsAbs(o.State) || filepath.Clean(o.State) == "/":

@@ -166,7 +166,11 @@ func planClient(o Options, k int, relays []Node, random *rand.Rand) Node {
 		}
 	}
 	random.Shuffle(len(fit), func(a, b int) { fit[a], fit[b] = fit[b], fit[a] })
-	fit = fit[:min(maxGuards, len(fit))]
+	most := maxGuards
+	if o.Guards > 0 {
+		most = o.Guards
+	}
+	fit = fit[:min(most, len(fit))]
 	slices.Sort(fit)
 	for _, i := range fit {
 		relays[i].Guard = true
