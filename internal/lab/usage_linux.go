@@ -39,7 +39,7 @@ func (l *Lab) Load(ctx context.Context, node, mode string, c load.Config) (load.
 		return load.Result{}, 0, err
 	}
 	cmd := netns.Command(ctx, n.Namespace, "/proc/self/exe", load.VerbLoad, "-mode", mode, "-url", c.URL, "-flows", fmt.Sprint(c.Flows),
-		"-warmup", c.Warmup.String(), "-window", c.Window.String(), "-count", fmt.Sprint(c.Count))
+		"-warmup", c.Warmup.String(), "-window", c.Window.String(), "-count", fmt.Sprint(c.Count), "-proxy", c.Proxy)
 	out, err := cmd.Output()
 	if err != nil {
 		text := ""

@@ -42,6 +42,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fs.IntVar(&c.Flows, "flows", 1, "connections at once")
 	fs.DurationVar(&c.Warmup, "warmup", 0, "time not counted")
 	fs.DurationVar(&c.Window, "window", 0, "time counted")
+	fs.StringVar(&c.Proxy, "proxy", "", "URL of a SOCKS proxy")
 	fs.IntVar(&c.Count, "count", 0, "requests, for latency")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -83,7 +84,7 @@ func fetch(ctx context.Context, args []string, out, headers io.Writer) error {
 	if name, value, ok := strings.Cut(*header, ":"); ok {
 		req.Header.Set(strings.TrimSpace(name), strings.TrimSpace(value))
 	}
-	client := newClient()
+	client := Config{}.client()
 	defer client.CloseIdleConnections()
 	resp, err := client.Do(req)
 	if err != nil {

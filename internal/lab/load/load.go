@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -27,16 +28,18 @@ type Config struct {
 	URL    string        // of the web server, without a path
 	Flows  int           // connections at once
 	Warmup time.Duration // not counted
-	Window time.Duration // counted
+	Window time.Duration // counted; the longest time for Latency, 0: as long as it takes
 	Count  int           // requests, for Latency
+	Proxy  string        // URL of a SOCKS proxy, empty: none
 }
 
 // Result is what one measurement gave.
 type Result struct {
-	Bytes   int64     `json:"bytes"`   // delivered within the window
-	Seconds float64   `json:"seconds"` // length of the window
-	Total   int64     `json:"total"`   // delivered in all, warm-up included
-	Times   []float64 `json:"times,omitempty"`
+	Bytes   int64     `json:"bytes"`           // delivered within the window
+	Seconds float64   `json:"seconds"`         // length of the window
+	Total   int64     `json:"total"`           // delivered in all, warm-up included
+	Times   []float64 `json:"times,omitempty"` // milliseconds
+	Stall   float64   `json:"stall"`           // longest time within the window in which no byte came, in seconds
 }
 
 // Gbits is the throughput in gigabits per second.
@@ -62,11 +65,14 @@ const (
 	smallPage  = 10_000  // bytes of a page whose first byte is timed
 )
 
-// newClient dials anew for every transport, so that flows have connections of
+// client dials anew for every transport, so that flows have connections of
 // their own.
-func newClient() *http.Client {
+func (c Config) client() *http.Client {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.Proxy = nil
+	if c.Proxy != "" {
+		t.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(c.Proxy) }
+	}
 	t.DisableCompression = true
 	t.WriteBufferSize, t.ReadBufferSize = bufferSize, bufferSize
 	return &http.Client{Transport: t}
@@ -80,7 +86,7 @@ func Download(ctx context.Context, c Config) (Result, error) {
 	g, gctx := errgroup.WithContext(ctx)
 	for range c.Flows {
 		g.Go(func() error { // ends with ctx
-			client := newClient()
+			client := c.client()
 			defer client.CloseIdleConnections()
 			buf := make([]byte, bufferSize)
 			for gctx.Err() == nil {
@@ -93,9 +99,9 @@ func Download(ctx context.Context, c Config) (Result, error) {
 	}
 	var r Result
 	g.Go(func() error { // ends with ctx
-		before, begin := wait(gctx, c.Warmup, &total)
-		after, end := wait(gctx, c.Window, &total)
-		r.Bytes, r.Seconds = after-before, end.Sub(begin).Seconds()
+		before, begin, _ := wait(gctx, c.Warmup, &total)
+		after, end, stall := wait(gctx, c.Window, &total)
+		r.Bytes, r.Seconds, r.Stall = after-before, end.Sub(begin).Seconds(), stall.Seconds()
 		return nil
 	})
 	err := g.Wait()
@@ -103,19 +109,35 @@ func Download(ctx context.Context, c Config) (Result, error) {
 	return r, err
 }
 
-// wait sleeps for d or until ctx ends, then reads the counter.
-func wait(ctx context.Context, d time.Duration, total *atomic.Int64) (int64, time.Time) {
+// stallPeriod is how often wait looks whether bytes have come: the precision of
+// a stall.
+const stallPeriod = 10 * time.Millisecond
+
+// wait sleeps for d or until ctx ends, then reads the counter. It also gives the
+// longest time during which the counter stood still.
+func wait(ctx context.Context, d time.Duration, total *atomic.Int64) (bytes int64, end time.Time, stall time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
+	look := time.NewTicker(stallPeriod)
+	defer look.Stop()
+	seen, last := total.Load(), time.Now()
+	for {
+		select {
+		case <-look.C:
+			if now := total.Load(); now != seen {
+				seen, last = now, time.Now()
+			}
+			stall = max(stall, time.Since(last))
+			continue
+		case <-t.C:
+		case <-ctx.Done():
+		}
+		return total.Load(), time.Now(), stall
 	}
-	return total.Load(), time.Now()
 }
 
-func downloadOnce(ctx context.Context, client *http.Client, url string, buf []byte, total *atomic.Int64) error {
-	resp, err := get(ctx, client, fmt.Sprintf("%s/bytes/%d", url, perRequest))
+func downloadOnce(ctx context.Context, client *http.Client, server string, buf []byte, total *atomic.Int64) error {
+	resp, err := get(ctx, client, fmt.Sprintf("%s/bytes/%d", server, perRequest))
 	if err != nil {
 		return err
 	}
@@ -132,8 +154,8 @@ func downloadOnce(ctx context.Context, client *http.Client, url string, buf []by
 	}
 }
 
-func get(ctx context.Context, client *http.Client, url string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+func get(ctx context.Context, client *http.Client, page string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, page, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +173,7 @@ func get(ctx context.Context, client *http.Client, url string) (*http.Response, 
 // Prepare asks for the head of what Download reads, so that the server knows its
 // digest before anything is timed.
 func Prepare(ctx context.Context, c Config) error {
-	client := newClient()
+	client := c.client()
 	defer client.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodHead, fmt.Sprintf("%s/bytes/%d", c.URL, perRequest), nil)
 	if err != nil {
@@ -184,11 +206,15 @@ func Upload(ctx context.Context, c Config) (Result, error) {
 }
 
 // Latency times the first byte of small pages, each over a new connection, one
-// after another.
+// after another: Count of them, or as many as begin within the window.
 func Latency(ctx context.Context, c Config) (Result, error) {
 	var r Result
+	begin := time.Now()
 	for range c.Count {
-		ms, err := firstByte(ctx, fmt.Sprintf("%s/bytes/%d", c.URL, smallPage))
+		if c.Window > 0 && time.Since(begin) > c.Window {
+			break
+		}
+		ms, err := c.firstByte(ctx)
 		if err != nil {
 			return r, err
 		}
@@ -201,11 +227,11 @@ func Latency(ctx context.Context, c Config) (Result, error) {
 
 // firstByte gives milliseconds from before the name is resolved and the
 // connection opened until the first byte of the answer's body is here.
-func firstByte(ctx context.Context, url string) (float64, error) {
-	client := newClient()
+func (c Config) firstByte(ctx context.Context) (float64, error) {
+	client := c.client()
 	defer client.CloseIdleConnections()
 	begin := time.Now()
-	resp, err := get(ctx, client, url)
+	resp, err := get(ctx, client, fmt.Sprintf("%s/bytes/%d", c.URL, smallPage))
 	if err != nil {
 		return 0, err
 	}

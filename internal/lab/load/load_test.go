@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"strings"
@@ -86,5 +87,42 @@ func TestQuantile(t *testing.T) {
 		if got := r.Quantile(q); got != want {
 			t.Errorf("Quantile(%v) = %v, want %v", q, got, want)
 		}
+	}
+}
+
+// TestStall: a server that falls silent in the middle is seen.
+func TestStall(t *testing.T) {
+	const silence = 300 * time.Millisecond
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for range 2 {
+			for range 20 {
+				_, _ = w.Write(make([]byte, 1000))
+				_ = http.NewResponseController(w).Flush()
+			}
+			select {
+			case <-time.After(silence):
+			case <-r.Context().Done():
+			}
+		}
+	}))
+	defer s.Close()
+	r, err := Download(t.Context(), Config{URL: s.URL, Flows: 1, Window: 2 * time.Second})
+	if err != nil || r.Stall < silence.Seconds()*0.8 || r.Total == 0 {
+		t.Errorf("Download = %+v, %v; want a stall of %v", r, err, silence)
+	}
+}
+
+func TestLatencyEndsWithWindow(t *testing.T) {
+	const count = 1 << 30
+	r, err := Latency(t.Context(), Config{URL: newServer(t), Count: count, Window: 100 * time.Millisecond})
+	if err != nil || len(r.Times) == 0 || len(r.Times) == count {
+		t.Errorf("Latency = %d times, %v; want some", len(r.Times), err)
+	}
+}
+
+// TestProxy: with a proxy that does not exist nothing is reached, so it is used.
+func TestProxy(t *testing.T) {
+	if err := Prepare(t.Context(), Config{URL: newServer(t), Proxy: "socks5://127.0.0.1:1"}); err == nil {
+		t.Error("the server is reached past the proxy")
 	}
 }

@@ -37,7 +37,7 @@ func (z zeros) Read(p []byte) (int, error) {
 // uploadOnce sends for warm-up, window and a little more, and hears how much of
 // it came within the window.
 func uploadOnce(ctx context.Context, c Config) (counted, error) {
-	client := newClient()
+	client := c.client()
 	defer client.CloseIdleConnections()
 	url := fmt.Sprintf("%s/sink?skip=%d&window=%d", c.URL, c.Warmup.Milliseconds(), c.Window.Milliseconds())
 	body := zeros{ctx.Done(), time.Now().Add(c.Warmup + c.Window + 500*time.Millisecond)}
