@@ -11,7 +11,7 @@ CHAINTEST := billing/evm/chaintest
 FUZZTIME ?= 60s
 
 .DEFAULT_GOAL := help
-.PHONY: help build chain demo test test-unit test-root test-chain check vet lint fuzz race cross bench package tidy-check
+.PHONY: help build chain demo test test-unit test-root test-chain check vet lint fuzz race cross bench peers bench-peers package tidy-check
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "%-12s %s\n", $$1, $$2}'
@@ -72,6 +72,15 @@ race: ## the tests that need no root, with the race detector
 
 bench: ## microbenchmarks; `bin/cuttle-lab bench` as root measures the whole network
 	$(GO) test -run '^$$' -bench . -benchmem ./relay/... ./obfs/... ./billing/... ./stack/...
+
+peers: ## other VPNs to measure beside Cuttle, into bin/peers (heavy, once)
+	@sh internal/lab/peer/install.sh $(BIN)/peers
+	CGO_ENABLED=0 $(GO) test -c -trimpath -tags netns -o $(BIN)/peers/stack.test ./stack
+
+BENCH_FLAGS ?= --into docs/performance.md
+bench-peers: build peers ## measure Cuttle and other VPNs side by side, as root; BENCH_FLAGS="--rows kernel,cuttle-plain" for some
+	@sh internal/lab/require.sh
+	$(BIN)/cuttle-lab bench --peers $(BIN)/peers $(BENCH_FLAGS)
 
 package: build ## a tar archive of the user commands, the default configuration and the documents
 	@sh packaging/tarball.sh

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"cuttle/internal/lab"
@@ -119,21 +120,34 @@ func runBench(ctx context.Context, c *cli) error {
 	quick := c.flags.Bool("quick", false, "shorter runs, for a look")
 	links := c.flags.Bool("links", false, "measure the emulated links themselves instead")
 	profile := c.flags.String("profile", "", "folder for CPU profiles of every daemon during 8 downloads, instead")
+	peers := c.flags.String("peers", "", "folder of other VPNs to measure beside Cuttle, instead")
+	rows := c.flags.String("rows", "", "which rows of --peers, with commas between")
+	into := c.flags.String("into", "", "document whose marked part the tables replace")
 	if _, err := c.parse(0, 0); err != nil {
 		return err
 	}
 	if err := lab.Missing(); err != nil {
 		return err
 	}
-	cfg := bench.Config{Options: c.opts, Quick: *quick}
+	cfg := bench.Config{Options: c.opts, Quick: *quick, Into: *into}
+	if *rows != "" {
+		cfg.Rows = strings.Split(*rows, ",")
+	}
 	if *links {
 		return bench.Links(ctx, cfg)
 	}
 	if err := c.checkBinaries(); err != nil {
 		return err
 	}
-	if *profile != "" {
+	switch {
+	case *profile != "":
 		return bench.Profile(ctx, cfg, *profile)
+	case *peers != "":
+		var err error
+		if cfg.Peers, err = filepath.Abs(*peers); err != nil {
+			return err
+		}
+		return bench.Peers(ctx, cfg)
 	}
 	return bench.Network(ctx, cfg)
 }

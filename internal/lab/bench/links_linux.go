@@ -57,7 +57,7 @@ func measureLink(ctx context.Context, c Config, l *lab.Lab, s emulate.Shape) (st
 	if err := l.SetLink(ctx, from, "web", s); err != nil {
 		return "", err
 	}
-	if _, _, err := l.Load(ctx, from, "prepare", load.Config{URL: url}); err != nil {
+	if _, _, err := l.Load(ctx, from, "prepare", load.Config{URL: server(l)}); err != nil {
 		return "", err
 	}
 	warmup, window := c.times(false)
@@ -65,7 +65,7 @@ func measureLink(ctx context.Context, c Config, l *lab.Lab, s emulate.Shape) (st
 	var cpu float64
 	for i, n := range flows {
 		before := l.Usages()["net"].CPU
-		r, _, err := l.Load(ctx, from, "download", load.Config{URL: url, Flows: n, Warmup: warmup, Window: window})
+		r, _, err := l.Load(ctx, from, "download", load.Config{URL: server(l), Flows: n, Warmup: warmup, Window: window})
 		if err != nil {
 			return "", err
 		}

@@ -68,7 +68,7 @@ func profiled(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	client := clients[0].Name
-	if _, _, err := l.Load(ctx, client, "prepare", load.Config{URL: url}); err != nil {
+	if _, _, err := l.Load(ctx, client, "prepare", load.Config{URL: server(l)}); err != nil {
 		return err
 	}
 	window := 8 * time.Second
@@ -76,7 +76,7 @@ func profiled(ctx context.Context, c Config) (err error) {
 		window = 2 * time.Second
 	}
 	before := l.Usages()
-	got, own, err := l.Load(ctx, client, "download", load.Config{URL: url, Flows: 8, Warmup: time.Second, Window: window})
+	got, own, err := l.Load(ctx, client, "download", load.Config{URL: server(l), Flows: 8, Warmup: time.Second, Window: window})
 	if err != nil {
 		return err
 	}

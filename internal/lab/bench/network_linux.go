@@ -1,0 +1,174 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"cuttle/internal/lab"
+	"cuttle/internal/lab/emulate"
+)
+
+const kernelRouting = "kernel routing"
+
+// Congestion controls of the kernel that tables are measured under: what the
+// machine has by default, and what bears loss. Others may be forbidden in
+// namespaces.
+const (
+	usual = ""
+	hardy = "bbr"
+)
+
+// world is what a row is measured in.
+type world struct {
+	options    lab.Options
+	line       bool // nodes in a row, without the router between them
+	congestion string
+}
+
+// measure makes a lab, has the system started in it, measures it, and removes it.
+func (w world) measure(ctx context.Context, c Config, name string, e extent, start func(*lab.Lab) (from, error)) (r row) {
+	say("%s", name)
+	r.name = name
+	if ctx.Err() != nil {
+		return row{name: name, err: ctx.Err()}
+	}
+	l, err := lab.Build(ctx, w.options, func(string) {})
+	if err != nil {
+		return row{name: name, err: err}
+	}
+	defer func() { r.err = errors.Join(r.err, l.Down()) }()
+	if w.congestion != usual {
+		if err := l.Congestion(w.congestion); err != nil {
+			return row{name: name, err: err}
+		}
+	}
+	if w.line {
+		if err := l.Line(order(l)...); err != nil {
+			return row{name: name, err: err}
+		}
+	}
+	f, err := start(l)
+	if err != nil {
+		return row{name: name, err: err}
+	}
+	f.url = server(l)
+	return measure(ctx, c, l, name, f, e)
+}
+
+// order is the row of nodes: client, its guard, other relays, an exit, server.
+func order(l *lab.Lab) []string {
+	client := l.Plan().Clients()[0]
+	names := []string{client.Name, client.Neighbors[0]}
+	last := ""
+	for _, n := range l.Plan().Nodes {
+		switch {
+		case n.Role == lab.RoleExit:
+			last = n.Name
+		case n.Role == lab.RoleRelay && n.Name != client.Neighbors[0]:
+			names = append(names, n.Name)
+		}
+	}
+	return append(names, last, "web")
+}
+
+// inARow is a network of as many relays as a circuit has, in a row.
+func (c Config) inARow(mask string) world {
+	o := c.Options
+	o.Nodes, o.Exits, o.Clients, o.Guards, o.Mask, o.Shape, o.Billing = o.Hops, 1, 1, 1, mask, emulate.Shape{}, false
+	return world{options: o, line: o.Hops > 1, congestion: usual}
+}
+
+// far is such a network whose links have delay, a rate, and loss.
+func (c Config) far(mask string, loss float64) world {
+	w := c.inARow(mask)
+	w.line, w.congestion = false, hardy
+	w.options.Shape = emulate.Shape{Delay: farDelay, Rate: farRate, Loss: loss}
+	return w
+}
+
+// cuttle starts the daemons.
+func cuttle(ctx context.Context) func(*lab.Lab) (from, error) {
+	return func(l *lab.Lab) (from, error) {
+		if err := lastLink(ctx, l); err != nil {
+			return from{}, err
+		}
+		return from{node: l.Plan().Clients()[0].Name}, errors.Join(l.Start(ctx), l.Wait(ctx))
+	}
+}
+
+// lastLink gives the path between exit and server the shape of the other links.
+func lastLink(ctx context.Context, l *lab.Lab) error {
+	names, shape := order(l), l.Plan().Options.Shape
+	if shape.IsZero() {
+		return nil
+	}
+	return l.SetLink(ctx, names[len(names)-2], "web", shape)
+}
+
+// plainly starts nothing: what all links in a row do to a packet is done between
+// client and server.
+func plainly(ctx context.Context) func(*lab.Lab) (from, error) {
+	return func(l *lab.Lab) (from, error) {
+		names, shape := order(l), l.Plan().Options.Shape
+		f := from{node: names[0]}
+		if shape.IsZero() {
+			return f, nil
+		}
+		return f, l.SetLink(ctx, names[0], "web", inSeries(shape, len(names)-1))
+	}
+}
+
+// inSeries is n links of a shape one after another.
+func inSeries(s emulate.Shape, n int) emulate.Shape {
+	kept := 1.0
+	for range n {
+		kept *= 1 - s.Loss
+	}
+	s.Delay, s.Loss = s.Delay*time.Duration(n), 1-kept
+	return s
+}
+
+// Network measures Cuttle alone: with each mask on perfect and far links, how
+// fast it recovers from failures, and what it makes of the rate that links
+// allow. What could not be measured is in the tables' text and in the error.
+func Network(ctx context.Context, c Config) error {
+	var b strings.Builder
+	var failed error
+	add := func(rows ...row) {
+		for _, r := range rows {
+			if r.err != nil {
+				failed = errors.Join(failed, fmt.Errorf("%s: %w", r.name, r.err))
+			}
+		}
+		b.WriteString(table(rows) + "\n")
+	}
+	masks := []string{"plain", "https"}
+	b.WriteString(c.conditions(false, usual))
+	rows := []row{c.inARow("plain").measure(ctx, c, kernelRouting, extent{}, plainly(ctx))}
+	for _, mask := range masks {
+		rows = append(rows, c.inARow(mask).measure(ctx, c, fmt.Sprintf("Cuttle, %d hops, %s", c.Options.Hops, mask), extent{}, cuttle(ctx)))
+	}
+	add(rows...)
+	for _, loss := range []float64{0, farLoss} {
+		w := c.far("plain", loss)
+		b.WriteString("\n" + describe(w.options.Shape) + " (each of " + fmt.Sprint(c.Options.Hops+1) + "). " + c.conditions(true, hardy))
+		rows := []row{w.measure(ctx, c, kernelRouting, extent{slow: true, down: true}, plainly(ctx))}
+		for _, mask := range masks {
+			w := c.far(mask, loss)
+			rows = append(rows, w.measure(ctx, c, fmt.Sprintf("Cuttle, %d hops, %s", c.Options.Hops, mask), extent{slow: true, down: true}, cuttle(ctx)))
+		}
+		add(rows...)
+	}
+	for _, part := range []func(context.Context, Config) (string, error){Recovery, Allowed} {
+		if ctx.Err() != nil {
+			break
+		}
+		text, err := part(ctx, c)
+		failed = errors.Join(failed, err)
+		b.WriteString("\n" + text)
+	}
+	return errors.Join(failed, c.publish("network", b.String()))
+}
