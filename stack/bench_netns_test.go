@@ -4,10 +4,12 @@ package stack
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -24,11 +26,18 @@ import (
 func captured(tb testing.TB, d *direct, mtu int, plan hostnet.Config) *Stack {
 	tb.Helper()
 	d.control = hostnet.Control(hostnet.DefaultMark)
+	return capturedWith(tb, Config{Dialer: d}, mtu, plan)
+}
+
+// capturedWith is captured with a dialer and limits of the caller's.
+func capturedWith(tb testing.TB, cfg Config, mtu int, plan hostnet.Config) *Stack {
+	tb.Helper()
 	dev, err := tun.Open("cuttle0", mtu)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s, err := New(Config{Device: dev, Dialer: d, Log: slog.New(slog.DiscardHandler)})
+	cfg.Device, cfg.Log = dev, slog.New(slog.DiscardHandler)
+	s, err := New(cfg)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -67,22 +76,36 @@ func captured(tb testing.TB, d *direct, mtu int, plan hostnet.Config) *Stack {
 
 // BenchmarkEdge measures program -> TUN -> stack -> direct dialer -> server and
 // back, all on this machine. "up" is from the program. The direct row is the
-// same without TUN and stack.
+// same without TUN and stack; sing-box's has its TUN and stack in place of ours,
+// in a process of its own, which counts too.
 func BenchmarkEdge(b *testing.B) {
 	o := hostnettest.NewOutside(b)
 	server := bulkServer(b, o)
-	for _, mtu := range []int{0, 1500, 9000, 65535} {
+	for _, path := range []struct {
+		name string
+		peer bool
+		mtu  int
+	}{
+		{"direct", false, 0},
+		{"cuttle,mtu=1500", false, 1500}, {"cuttle,mtu=9000", false, 9000}, {"cuttle,mtu=65535", false, 65535},
+		{"sing-box,mtu=1500", true, 1500}, {"sing-box,mtu=65535", true, 65535},
+	} {
+		if path.peer && os.Getenv(peersVariable) == "" {
+			b.Logf("%s not measured: %s names no folder of peers (make peers)", path.name, peersVariable)
+			continue
+		}
 		for _, flows := range []int{1, 8} {
-			for _, up := range []bool{true, false} {
-				name := fmt.Sprintf("mtu=%d/flows=%d/up=%v", mtu, flows, up)
-				if mtu == 0 {
-					name = fmt.Sprintf("direct/flows=%d/up=%v", flows, up)
-				}
-				b.Run(name, func(b *testing.B) {
-					if mtu != 0 {
-						captured(b, &direct{}, mtu, hostnet.Config{})
+			for _, up := range []bool{false, true} {
+				direction := map[bool]string{false: "down", true: "up"}[up]
+				b.Run(fmt.Sprintf("%s/flows=%d/%s", path.name, flows, direction), func(b *testing.B) {
+					pid := 0
+					switch {
+					case path.peer:
+						pid = singBox(b, path.mtu)
+					case path.mtu != 0:
+						captured(b, &direct{}, path.mtu, hostnet.Config{})
 					}
-					bulk(b, server, flows, up)
+					bulk(b, server, flows, up, pid)
 				})
 			}
 		}
@@ -91,8 +114,10 @@ func BenchmarkEdge(b *testing.B) {
 
 const bulkChunk = 256 << 10
 
-// bulk moves b.N chunks over each of some flows.
-func bulk(b *testing.B, server string, flows int, up bool) {
+// bulk moves b.N chunks over some flows together. CPU time of the process pid is
+// counted too, if it is not 0.
+func bulk(b *testing.B, server string, flows int, up bool, pid int) {
+	per := int64(b.N) * bulkChunk / int64(flows)
 	conns := make([]net.Conn, flows)
 	for i := range conns {
 		c, err := net.Dial("tcp", server)
@@ -101,12 +126,12 @@ func bulk(b *testing.B, server string, flows int, up bool) {
 		}
 		defer c.Close()
 		conns[i] = c
-		if _, err := c.Write([]byte{map[bool]byte{true: 'u', false: 'd'}[up]}); err != nil {
+		order := binary.BigEndian.AppendUint64([]byte{map[bool]byte{true: 'u', false: 'd'}[up]}, uint64(per))
+		if _, err := c.Write(order); err != nil {
 			b.Fatal(err)
 		}
 	}
-	per := int64(b.N) * bulkChunk / int64(flows)
-	before := cpu(b)
+	before := cpu(b) + cpuOf(b, pid)
 	b.ResetTimer()
 	var wg sync.WaitGroup
 	for _, c := range conns {
@@ -116,9 +141,6 @@ func bulk(b *testing.B, server string, flows int, up bool) {
 			if up {
 				for left := per; left > 0 && err == nil; left -= bulkChunk {
 					_, err = c.Write(buf[:min(left, bulkChunk)])
-				}
-				if err == nil {
-					err = c.(*net.TCPConn).CloseWrite()
 				}
 				if err == nil {
 					_, err = io.ReadFull(c, buf[:1]) // the server has got everything
@@ -135,7 +157,7 @@ func bulk(b *testing.B, server string, flows int, up bool) {
 	b.StopTimer()
 	bytes := float64(per) * float64(flows)
 	b.ReportMetric(bytes*8/1e9/b.Elapsed().Seconds(), "Gbit/s")
-	b.ReportMetric((cpu(b)-before).Seconds()/(bytes/1e9), "cpu-s/GB")
+	b.ReportMetric((cpu(b)+cpuOf(b, pid)-before).Seconds()/(bytes/1e9), "cpu-s/GB")
 	b.ReportMetric(0, "ns/op")
 }
 
@@ -169,7 +191,8 @@ func cpu(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// bulkServer swallows data ('u') or sends it ('d').
+// bulkServer swallows data ('u', then how many bytes) and says when it has them,
+// or sends it ('d').
 func bulkServer(tb testing.TB, o hostnettest.Outside) string {
 	var l net.Listener
 	o.In(tb, func() (err error) {
@@ -186,18 +209,20 @@ func bulkServer(tb testing.TB, o hostnettest.Outside) string {
 			wg.Go(func() { // ends with the connection
 				defer c.Close()
 				buf := make([]byte, bulkChunk)
-				if _, err := io.ReadFull(c, buf[:1]); err != nil {
+				if _, err := io.ReadFull(c, buf[:9]); err != nil {
 					return
 				}
-				up, err := buf[0] == 'u', error(nil)
-				for err == nil {
-					if up {
-						_, err = c.Read(buf)
-					} else {
+				up, left, err := buf[0] == 'u', int64(binary.BigEndian.Uint64(buf[1:9])), error(nil)
+				if !up {
+					for err == nil {
 						_, err = c.Write(buf)
 					}
+					return
 				}
-				if up {
+				for n := 0; left > 0 && err == nil; left -= int64(n) {
+					n, err = c.Read(buf)
+				}
+				if err == nil {
 					_, _ = c.Write([]byte{'k'})
 				}
 			})
