@@ -129,6 +129,29 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
+// BenchmarkResend is what a sender does for a new carrier: it sends a window of
+// packets that were not acknowledged once more, in order. (The circuit keeps the
+// order, so a receiver never puts packets back into it.)
+func BenchmarkResend(b *testing.B) {
+	const size = 512 << 10
+	carrier := blackhole{make(chan struct{})}
+	m := muxOn(carrier, Config{})
+	s, _ := benchStreams(m, m, 1)
+	s.credits = 1 << 30
+	if _, err := s.Write(make([]byte, size)); err != nil {
+		b.Fatal(err)
+	}
+	m.trunk.sending.Lock()
+	defer m.trunk.sending.Unlock()
+	b.SetBytes(size)
+	b.ReportAllocs()
+	for b.Loop() {
+		if !m.trunk.resend(carrier) {
+			b.Fatal("the carrier takes nothing")
+		}
+	}
+}
+
 // BenchmarkPacketRead is the receiver's cost alone: 52 full packets, one read.
 func BenchmarkPacketRead(b *testing.B) {
 	m := newMux(Config{})
