@@ -37,7 +37,7 @@ type programs struct {
 }
 
 // stop ends the Stack, in time and without an error.
-func (p *programs) stop(t *testing.T) {
+func (p *programs) stop(t testing.TB) {
 	t.Helper()
 	p.cancel()
 	start := time.Now()
@@ -58,7 +58,7 @@ var (
 )
 
 // newPrograms starts a Stack with d and a machine in front of it.
-func newPrograms(t *testing.T, d Dialer, limits Config) *programs {
+func newPrograms(t testing.TB, d Dialer, limits Config) *programs {
 	t.Helper()
 	near, far := tun.Pair(1500)
 	limits.Device, limits.Dialer, limits.Log = near, d, slog.New(slog.DiscardHandler)
@@ -124,7 +124,7 @@ func (p *programs) address(a netip.AddrPort) (tcpip.FullAddress, tcpip.NetworkPr
 	return full, header.IPv4ProtocolNumber
 }
 
-func (p *programs) dialTCP(t *testing.T, to netip.AddrPort) (*gonet.TCPConn, error) {
+func (p *programs) dialTCP(t testing.TB, to netip.AddrPort) (*gonet.TCPConn, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
