@@ -46,3 +46,25 @@ func TestBetween(t *testing.T) {
 		}
 	}
 }
+
+func TestKeys(t *testing.T) {
+	seen := make(map[string]bool)
+	for _, key := range Keys() {
+		if key == "" || seen[key] || strings.ContainsAny(key, ", ") {
+			t.Errorf("key %q of a row cannot be told from others", key)
+		}
+		seen[key] = true
+	}
+	if err := Peers(t.Context(), Config{Rows: []string{"nonsense"}}); err == nil || !strings.Contains(err.Error(), "cuttle-plain") {
+		t.Errorf("an unknown row: %v, want an error that lists those there are", err)
+	}
+}
+
+func TestEdgeTable(t *testing.T) {
+	const out = "goos: linux\nBenchmarkEdge/sing-box,mtu=1500/flows=8/down-2    \t  500\t         0.5569 Gbit/s\t        14.48 cpu-s/GB\n" +
+		"BenchmarkEdge/direct/flows=1/up         \t     500\t         5.350 Gbit/s\t         0.9754 cpu-s/GB\n--- FAIL: BenchmarkEdge/broken\n"
+	text, rows := edgeTable(out)
+	if rows != 2 || !strings.HasSuffix(text, "| sing-box,mtu=1500, flows=8, down | 0.5569 | 14.48 |\n| direct, flows=1, up | 5.350 | 0.9754 |\n") {
+		t.Errorf("%d rows:\n%s\nwant the two that have figures", rows, text)
+	}
+}
