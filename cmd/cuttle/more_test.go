@@ -191,3 +191,20 @@ func TestCompletion(t *testing.T) {
 		t.Errorf("keys are not completed: %q", out)
 	}
 }
+
+// TestManual: every command is in it, and says what it is for.
+func TestManual(t *testing.T) {
+	code, out, errOut := cuttle(t, "", "manual")
+	if code != 0 || errOut != "" {
+		t.Fatalf("got %d, %q", code, errOut)
+	}
+	root := newRoot(&app{}, func(string) string { return "" })
+	for _, c := range root.Commands() {
+		if !strings.Contains(out, "\ncuttle "+c.Name()+"\n\n") || c.Short == "" {
+			t.Errorf("%s is not described", c.Name())
+		}
+	}
+	if !strings.Contains(out, "cuttle config set KEY VALUE") || !strings.Contains(out, "Exit codes:") {
+		t.Error("the manual is not whole")
+	}
+}
