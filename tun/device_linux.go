@@ -27,9 +27,14 @@ func Open(name string, mtu int) (Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open /dev/net/tun: %w", err)
 	}
-	if err := attach(fd, name); err != nil {
+	if err := attachFree(fd, name); err != nil {
 		return nil, errors.Join(fmt.Errorf("create tun interface: %w", err), unix.Close(fd))
 	}
+	return use(fd, mtu)
+}
+
+// use makes a device of fd, which belongs to an interface, and owns fd.
+func use(fd, mtu int) (Device, error) {
 	wg, got, err := wgtun.CreateUnmonitoredTUNFromFD(fd)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open tun device: %w", err), unix.Close(fd))

@@ -5,10 +5,12 @@ package tun
 import (
 	"errors"
 	"net"
+	"os"
 	"sync"
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // up opens a TUN with an address, so that the kernel sends packets into it.
@@ -133,4 +135,75 @@ func BenchmarkDeviceWrite(b *testing.B) {
 	for b.Loop() {
 		_, _ = d.Write(vs)
 	}
+}
+
+// An interface whose file somebody keeps outlives its device, and the next
+// process goes on with it; one that is not kept is free at once.
+func TestAdopt(t *testing.T) {
+	d, err := Open("cuttle0", 1500)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := netlink.LinkByName("cuttle0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := duplicate(t, d.(*native).file)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Adopt(duplicate(t, kept), "other0", 1500); !errors.Is(err, ErrForeign) {
+		t.Errorf("adopting under another name: %v, want ErrForeign", err)
+	}
+	null, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Adopt(null, "cuttle0", 1500); !errors.Is(err, ErrForeign) {
+		t.Errorf("adopting another file: %v, want ErrForeign", err)
+	}
+	again, err := Adopt(kept, "cuttle0", 1400)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := netlink.LinkByName("cuttle0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.Attrs().Index != before.Attrs().Index || after.Attrs().MTU != 1400 {
+		t.Errorf("interface %d with MTU %d, want %d with 1400", after.Attrs().Index, after.Attrs().MTU, before.Attrs().Index)
+	}
+	done := make(chan error, 1)
+	go func() { // ends with Close
+		for {
+			if _, err := again.Read(buffers(1)); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	if err := again.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; !errors.Is(err, ErrClosed) {
+		t.Errorf("reading while it is closed: %v, want ErrClosed", err)
+	}
+	if _, err := netlink.LinkByName("cuttle0"); err == nil {
+		t.Error("the interface is still there")
+	}
+}
+
+// duplicate is what a service manager does with a file it is given to keep.
+func duplicate(t *testing.T, f *os.File) *os.File {
+	t.Helper()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fd int
+	var failed error
+	if err := raw.Control(func(from uintptr) { fd, failed = unix.FcntlInt(from, unix.F_DUPFD_CLOEXEC, 0) }); err != nil || failed != nil {
+		t.Fatal(err, failed)
+	}
+	return os.NewFile(uintptr(fd), "kept")
 }
