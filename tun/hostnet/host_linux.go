@@ -160,7 +160,7 @@ func (k *system) do(s Step) error {
 		}
 		return netlink.RouteReplace(through(s, link))
 	case Resolver:
-		return replaceFile(s.Key, s.Value)
+		return writeResolver(s.Key, s.Value)
 	}
 	return errors.New("unknown kind of step")
 }
@@ -187,7 +187,7 @@ func (k *system) undo(s Step, b Before) error {
 	case Rule:
 		return removeRule(s)
 	case Resolver:
-		return restoreFile(s.Key, s.Value, b)
+		return restoreResolver(s.Key, s.Value, b)
 	case Link, Address, TunRoute:
 		link, err := netlink.LinkByName(s.Device)
 		if errors.As(err, &netlink.LinkNotFoundError{}) {
