@@ -19,12 +19,17 @@ import (
 	"cuttle/billing/wallet"
 	"cuttle/internal/config"
 	"cuttle/internal/node"
+	"cuttle/internal/systemd"
+	"cuttle/tun/hostnet"
 )
 
 const usage = `cuttled runs a Cuttle node.
 
   cuttled -config FILE              run with this configuration (default /etc/cuttle/cuttled.toml)
-  cuttled guard -config FILE        close this machine if the lock is on, and end; for the time before the network is up
+  cuttled guard -config FILE [-starts FILE]
+                                    close this machine if the lock is on, if it was capturing when it went off, or if a
+                                    daemon that captures will start (FILE exists), and end; for the time before the network
+  cuttled resolver -state DIR       write /etc/resolv.conf for a daemon that may not; the request is on standard input
   cuttled release -config FILE      turn the lock off and open this machine after a daemon that is gone
   cuttled check -config FILE        read the configuration and say what is wrong with it
   cuttled identity -state DIR       print the node's address; makes its keys when missing
@@ -37,10 +42,7 @@ With CUTTLE_CPUPROFILE=FILE in its environment a running node writes a CPU profi
 `
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	if err != nil {
+	if err := run(context.Background(), os.Args[1:], os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "cuttled:", err)
 		os.Exit(1)
 	}
@@ -58,6 +60,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	state := fs.String("state", "", "state directory")
 	out := fs.String("out", "", "keystore file to make")
 	password := fs.String("password-file", "", "file with the wallet's password")
+	starts := fs.String("starts", "", "file that is there if the daemon starts at boot")
 	light := fs.Bool("light", false, "cheaper key derivation, for small boards")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
@@ -75,7 +78,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		if err != nil {
 			return err
 		}
-		return node.Guard(cfg, newLog(cfg, stderr))
+		return node.Guard(cfg, exists(*starts), newLog(cfg, stderr))
+	case "resolver":
+		if *state == "" {
+			return errors.New("resolver: give a state directory of its own with -state DIR")
+		}
+		return hostnet.Deputy(connection{os.Stdin, stdout}, "/etc/resolv.conf", *state)
 	case "release":
 		cfg, err := config.Load(*file)
 		if err != nil {
@@ -131,6 +139,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return fmt.Errorf("unknown verb %q; see cuttled help", verb)
 }
 
+// connection is what a service for one connection has as standard input and output.
+type connection struct {
+	io.Reader
+	io.Writer
+}
+
+// exists tells whether a file is there; what cannot be known is.
+func exists(path string) bool {
+	if path == "" {
+		return false
+	}
+	_, err := os.Lstat(path)
+	return !errors.Is(err, os.ErrNotExist)
+}
+
 func serve(ctx context.Context, file string, stderr io.Writer) (err error) {
 	cfg, err := config.Load(file)
 	if err != nil {
@@ -145,21 +168,28 @@ func serve(ctx context.Context, file string, stderr io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	// SIGUSR1 ends as SIGTERM does, but closed: for upgrades and restarts.
-	closed := make(chan os.Signal, 1)
-	signal.Notify(closed, syscall.SIGUSR1)
-	defer signal.Stop(closed)
+	manager, err := systemd.New(os.Getenv, os.Unsetenv)
+	if err != nil {
+		return err
+	}
+	// SIGUSR1 ends as SIGTERM does, but closed: for upgrades and restarts. The
+	// order counts when both come; the runtime delivers the lower number first.
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGTERM, os.Interrupt)
+	defer signal.Stop(signals)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() { // ends with ctx
 		select {
-		case <-closed:
-			n.StayClosed()
+		case s := <-signals:
+			if s == syscall.SIGUSR1 {
+				n.StayClosed()
+			}
 			cancel()
 		case <-ctx.Done():
 		}
 	}()
-	return n.Run(ctx)
+	return n.RunUnder(ctx, manager)
 }
 
 func newLog(cfg *config.Config, stderr io.Writer) *slog.Logger {

@@ -23,7 +23,7 @@ var update = flag.Bool("update", false, "rewrite the dependency list")
 // module; a trailing /... allows a tree. A package that is not named here may
 // not exist: naming it is the decision where it stands.
 var may = map[string][]string{
-	"cmd/cuttled":               {"internal/node", "internal/config", "billing/wallet"},
+	"cmd/cuttled":               {"internal/node", "internal/config", "internal/systemd", "billing/wallet", "tun/hostnet"},
 	"cmd/cuttle":                {"internal/control", "internal/config", "internal/selftest"},
 	"cmd/cuttle-lab":            {"internal/lab/..."},
 	"tun":                       {},
@@ -47,7 +47,8 @@ var may = map[string][]string{
 	"billing/wallet":            {},
 	"internal/config":           {},
 	"internal/control":          {},
-	"internal/node":             {"tun/...", "stack", "relay/...", "obfs/...", "billing/...", "internal/config", "internal/control"},
+	"internal/systemd":          {},
+	"internal/node":             {"tun/...", "stack", "relay/...", "obfs/...", "billing/...", "internal/config", "internal/control", "internal/systemd"},
 	"internal/capture":          {},
 	"internal/selftest":         {"internal/capture"},
 	"internal/lab":              {"internal/lab/...", "internal/capture", "internal/control", "relay/wire", "billing/evm/erc20"},

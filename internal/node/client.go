@@ -14,6 +14,7 @@ import (
 
 	"cuttle/internal/config"
 	"cuttle/internal/control"
+	"cuttle/internal/systemd"
 	"cuttle/obfs"
 	"cuttle/relay/circuit"
 	"cuttle/relay/netmap"
@@ -41,9 +42,11 @@ type client struct {
 	log    *slog.Logger
 	wish   chan bool       // capacity 1: up or down
 	relock chan chan error // the lock was turned; answered when that has its effect
+	beat   chan struct{}   // taken by the loop, which shows that it runs
 	hold   *hold           // of the goroutine of run
 	stay   atomic.Bool     // the next end leaves the machine closed
 	proof  proof           // that traffic leaves at the exit
+	keeper *systemd.Supervisor
 
 	mu      sync.Mutex // guards the fields below
 	state   control.State
@@ -59,7 +62,7 @@ func newClient(cfg *config.Config, self wire.NodeID, m *netmap.Map, nb *neighbor
 	var seed [32]byte
 	_, _ = crand.Read(seed[:]) // never fails
 	return &client{
-		relock: make(chan chan error), hold: &hold{cfg: cfg, known: nb.known, log: log},
+		relock: make(chan chan error), beat: make(chan struct{}), hold: &hold{cfg: cfg, known: nb.known, log: log},
 		cfg: cfg, self: self, mapped: m, guards: nb.up, build: circuit.Builder{Links: nb.lookup},
 		onward: newOnward(cfg.Client.Early), log: log, wish: make(chan bool, 1), state: control.StateOff, since: time.Now(),
 		rng: rand.New(rand.NewChaCha8(seed)),
@@ -121,6 +124,9 @@ func (c *client) begin() error {
 	}
 	if resume {
 		c.want(true)
+	}
+	if !resume {
+		c.dropTUN()
 	}
 	if !resume && !c.hold.locked() {
 		_, err := hostnet.Recover(c.cfg.Node.State)
@@ -196,6 +202,7 @@ func (c *client) idle(ctx context.Context) (up bool, err error) {
 			<-watched // the wish will change what is watched
 			return up, nil
 		case turned = <-c.relock:
+		case <-c.beat:
 		case <-watched:
 			c.set(control.StateBlocked, broken)
 			select { // somebody takes away what cannot be mended: not all the time
@@ -229,10 +236,11 @@ func (c *client) capture(ctx context.Context) error {
 		return err
 	}
 	c.set(control.StateConnecting, nil) // only now, since it promises that nothing gets out
-	dev, err := tun.Open(c.cfg.Tun.Name, c.mtu())
+	dev, err := c.openTUN()
 	if err != nil {
 		return err
 	}
+	defer c.dropTUN()
 	if err := c.hold.capture(); err != nil {
 		return errors.Join(err, dev.Close(), c.hold.block())
 	}
@@ -303,6 +311,7 @@ func (c *client) waitDown(ctx context.Context) {
 			}
 		case turned := <-c.relock:
 			turned <- nil // it is closed, and down will look
+		case <-c.beat:
 		}
 	}
 }

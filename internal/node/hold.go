@@ -208,18 +208,24 @@ func (h *hold) missing() []string {
 	return h.lacks
 }
 
-// Guard closes the machine if the lock is on, as long as no node runs: it is for
-// the time between boot and the daemon's start.
-func Guard(cfg *config.Config, log *slog.Logger) error {
+// Guard closes the machine as long as no node runs: it is for the time between
+// boot and the daemon's start. It does so if the lock is on, if an earlier run
+// was capturing when the machine went off (nobody has told it to open), and, when
+// a daemon will start, if that will capture.
+func Guard(cfg *config.Config, starts bool, log *slog.Logger) error {
 	known, err := descriptors(cfg)
 	if err != nil {
 		return err
 	}
 	h := &hold{cfg: cfg, known: known, log: log}
-	if !cfg.Client.Enabled || !h.locked() {
+	if !cfg.Client.Enabled {
 		return nil
 	}
-	if err := h.block(); err != nil {
+	left, err := hostnet.Left(cfg.Node.State)
+	if err == nil && len(left.Steps) == 0 && !h.locked() && !(starts && cfg.Client.Up) {
+		return nil
+	}
+	if err := errors.Join(err, h.block()); err != nil {
 		if h.applied != nil {
 			err = errors.Join(err, h.applied.Leave())
 		}

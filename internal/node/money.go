@@ -66,7 +66,7 @@ func openDirect(b *config.Billing, o *onward) (*billing.DirectConfig, error) {
 	}
 	var consuming evm.Address
 	if b.Consuming != "" {
-		password, err := wallet.ReadPassword(b.PasswordFile)
+		password, err := walletPassword(b.PasswordFile)
 		if err != nil {
 			return nil, err
 		}

@@ -19,6 +19,7 @@ import (
 	"cuttle/billing"
 	"cuttle/internal/config"
 	"cuttle/internal/control"
+	"cuttle/internal/systemd"
 	"cuttle/obfs"
 	"cuttle/obfs/https"
 	"cuttle/obfs/plain"
@@ -124,7 +125,12 @@ func (n *Node) newSwitch() (*circuit.Switch, error) {
 }
 
 // Run carries the node until ctx ends (nil) or a part fails.
-func (n *Node) Run(ctx context.Context) error {
+func (n *Node) Run(ctx context.Context) error { return n.RunUnder(ctx, nil) }
+
+// RunUnder is Run under a service manager, which is told how it goes and keeps
+// the TUN across crashes; nil is nobody.
+func (n *Node) RunUnder(ctx context.Context, manager *systemd.Supervisor) error {
+	n.client.keeper = manager
 	if n.cfg.Client.Enabled {
 		if err := n.client.begin(); err != nil {
 			return errors.Join(fmt.Errorf("close this machine, or open it after an earlier run: %w", err), n.closeBook())
@@ -159,6 +165,7 @@ func (n *Node) Run(ctx context.Context) error {
 		parts = append(parts, part{"metrics", n.serveMetrics})
 	}
 	parts = append(parts, part{"control socket", func(ctx context.Context) error { return api.Run(ctx, sock) }})
+	parts = append(parts, part{"service manager", func(ctx context.Context) error { return n.supervised(ctx, manager) }})
 	n.log.Info("node runs", "node", n.id.ID, "roles", n.roles())
 	err = runParts(ctx, parts)
 	if n.sessions != nil {
