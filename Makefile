@@ -11,10 +11,10 @@ CHAINTEST := billing/evm/chaintest
 FUZZTIME ?= 60s
 
 .DEFAULT_GOAL := help
-.PHONY: help build chain demo test test-unit test-root test-chain check vet lint fuzz race cross bench peers bench-peers package tidy-check
+.PHONY: help build chain demo test test-unit test-root test-chain test-package test-systemd check vet lint fuzz race cross bench peers bench-peers package tidy-check
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "%-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "%-13s %s\n", $$1, $$2}'
 
 build: ## build cuttled, cuttle and cuttle-lab into bin/
 	@mkdir -p $(BIN)
@@ -52,6 +52,7 @@ check: vet lint ## static checks, formatting, house rules
 vet:
 	$(GO) vet ./...
 	$(GO) vet -tags netns ./...
+	$(GO) vet -tags systemd ./internal/lab/boot
 
 $(LINT):
 	@mkdir -p $(BIN)
@@ -82,5 +83,28 @@ bench-peers: build peers ## measure Cuttle and other VPNs side by side, as root;
 	@sh internal/lab/require.sh
 	$(BIN)/cuttle-lab bench --peers $(BIN)/peers $(BENCH_FLAGS)
 
-package: build ## a tar archive of the user commands, the default configuration and the documents
-	@sh packaging/tarball.sh
+PACKAGES := $(BIN)/packages
+NFPM     := $(BIN)/nfpm
+NFPMVER  := v2.44.0
+$(NFPM):
+	@mkdir -p $(BIN)
+	GOBIN=$(abspath $(BIN)) $(GO) install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPMVER)
+
+package: $(NFPM) ## deb, rpm, apk, ipk and archlinux packages for every processor into bin/packages
+	rm -rf $(PACKAGES)
+	NFPM=$(NFPM) sh packaging/build.sh $(PACKAGES)
+
+test-package: package ## looks into the packages, and builds them again elsewhere
+	@NFPM=$(abspath $(NFPM)) sh packaging/test.sh $(PACKAGES)
+
+# One version and the next, to upgrade.
+DEBS := $(abspath $(BIN))/debs
+TREE := $(abspath .cache)/debian.tar
+test-systemd: build $(NFPM) ## the service as it is installed: a Debian tree that boots; as root
+	@sh internal/lab/require.sh
+	sh internal/lab/boot/tree.sh $(TREE)
+	rm -rf $(DEBS)
+	for v in 1 2; do NFPM=$(NFPM) FORMATS=deb VERSION=0.0.$$v sh packaging/build.sh $(DEBS) $$($(GO) env GOARCH); done
+	CUTTLE_BIN=$(abspath $(BIN)) CUTTLE_TREE=$(TREE) CUTTLE_DEB=$(DEBS)/cuttle_0.0.1_$$($(GO) env GOARCH).deb \
+		CUTTLE_DEB_NEXT=$(DEBS)/cuttle_0.0.2_$$($(GO) env GOARCH).deb \
+		$(GO) test -count=1 -timeout 15m -v -tags systemd ./internal/lab/boot
