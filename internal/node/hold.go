@@ -225,13 +225,16 @@ func Guard(cfg *config.Config, starts bool, log *slog.Logger) error {
 	if err == nil && len(left.Steps) == 0 && !h.locked() && !(starts && cfg.Client.Up) {
 		return nil
 	}
-	if err := errors.Join(err, h.block()); err != nil {
-		if h.applied != nil {
-			err = errors.Join(err, h.applied.Leave())
+	if err == nil {
+		var p hostnet.Plan
+		if p, err = h.plan(); err == nil {
+			err = hostnet.Close(cfg.Node.State, p.Block())
 		}
+	}
+	if err != nil {
 		return fmt.Errorf("close this machine: %w", err)
 	}
-	return h.applied.Leave()
+	return nil
 }
 
 // Release turns the lock off and undoes what a node that runs no more has left.

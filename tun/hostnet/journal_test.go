@@ -222,6 +222,35 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
+// TestCloseUndoesNothing closes over what an earlier process has left when that
+// cannot be undone, and lets the next one undo it.
+func TestCloseUndoesNothing(t *testing.T) {
+	m := &memory{set: map[string]string{"/etc/resolv.conf": "old", "net/ipv4/conf/all/rp_filter": "1"}, life: -1}
+	before := maps.Clone(m.set)
+	dir := t.TempDir()
+	a, err := apply(m, dir, somePlan(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Leave(); err != nil {
+		t.Fatal(err)
+	}
+	ours := m.set["/etc/resolv.conf"]
+	m.set = map[string]string{"/etc/resolv.conf": ours, "net/ipv4/conf/all/rp_filter": "1"} // a boot: only files are left
+	if err := closeWith(m, dir, somePlan(t).Block()); err != nil {
+		t.Fatal(err)
+	}
+	if m.set[string(PacketFilter)] == "" || m.set["/etc/resolv.conf"] != ours {
+		t.Errorf("after closing the host is %v, want the filter and the file untouched", m.set)
+	}
+	if _, err := recoverWith(m, dir); err != nil {
+		t.Fatal(err)
+	}
+	if !maps.Equal(m.set, before) {
+		t.Errorf("host is %v after all, want %v", m.set, before)
+	}
+}
+
 // TestSamePlanNeverOpens takes the same plan over again and again.
 func TestSamePlanNeverOpens(t *testing.T) {
 	m := &memory{set: map[string]string{"/etc/resolv.conf": "old", "net/ipv4/conf/all/rp_filter": "1"}, life: -1}

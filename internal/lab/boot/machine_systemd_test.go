@@ -36,7 +36,7 @@ var (
 )
 
 const (
-	patience = time.Minute // for anything, on a slow machine
+	patience = 3 * time.Minute// for anything, on a slow machine
 	step     = 50 * time.Millisecond
 )
 
@@ -96,7 +96,7 @@ func (m *machine) on(allowed ...netip.AddrPort) {
 	defer log.Close()
 	m.nspawn = exec.Command("systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--console=pipe",
 		"--network-namespace-path="+netns.Path(inside), "--capability=CAP_NET_ADMIN,CAP_NET_RAW", "--bind="+m.tun+":/dev/net/tun",
-		"--machine=boottest", "--directory="+m.root)
+		"--machine=boottest", "--resolv-conf=off", "--timezone=off", "--directory="+m.root)
 	m.nspawn.Env = append(os.Environ(), "SYSTEMD_NSPAWN_API_VFS_WRITABLE=network")
 	m.nspawn.Stdout, m.nspawn.Stderr = log, log
 	m.must(m.nspawn.Start())

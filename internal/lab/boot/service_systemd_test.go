@@ -99,9 +99,7 @@ func (m *machine) sandboxed() {
 	if got := m.run("cat", "/etc/resolv.conf"); !strings.Contains(got, "Written by cuttled") {
 		m.t.Errorf("/etc/resolv.conf, by the deputy: %s", got)
 	}
-	if got := m.property("cuttled", "StatusText"); got != "client: up" {
-		m.t.Errorf("status line %q, want client: up", got)
-	}
+	m.eventually("the status line", func() bool { return m.property("cuttled", "StatusText") == "client: up" })
 	if out, err := m.try("runuser", "-u", "nobody", "--", "cuttle", "status"); err == nil || !strings.Contains(out, "cuttle:") {
 		m.t.Errorf("nobody may ask: %s (%v)", out, err)
 	}
