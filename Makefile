@@ -104,7 +104,7 @@ test-systemd: build $(NFPM) ## the service as it is installed: a Debian tree tha
 	@sh internal/lab/require.sh
 	sh internal/lab/boot/tree.sh $(TREE)
 	rm -rf $(DEBS)
-	for v in 1 2; do NFPM=$(NFPM) FORMATS=deb VERSION=0.0.$$v sh packaging/build.sh $(DEBS) $$($(GO) env GOARCH); done
+	NFPM=$(NFPM) FORMATS=deb VERSIONS="0.0.1 0.0.2" DEB_COMPRESSION=gzip sh packaging/build.sh $(DEBS) $$($(GO) env GOARCH)
 	CUTTLE_BIN=$(abspath $(BIN)) CUTTLE_TREE=$(TREE) CUTTLE_DEB=$(DEBS)/cuttle_0.0.1_$$($(GO) env GOARCH).deb \
 		CUTTLE_DEB_NEXT=$(DEBS)/cuttle_0.0.2_$$($(GO) env GOARCH).deb \
 		$(GO) test -count=1 -timeout 15m -v -tags systemd ./internal/lab/boot

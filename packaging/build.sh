@@ -2,7 +2,7 @@
 # Builds every package into a folder: build.sh OUT [ARCH...], ARCH of amd64, arm64,
 # armv7, mipsle. deb, rpm, apk, ipk and archlinux; for mipsle the ipk only. Two runs
 # of one commit give identical bytes. NFPM names nfpm (make package fetches it),
-# VERSION the version, FORMATS fewer formats.
+# VERSION the version, FORMATS fewer formats, VERSIONS versions to write on the same.
 set -eu
 cd "$(dirname "$0")/.."
 out=$1
@@ -66,7 +66,7 @@ config() { # format architecture
 		  All traffic goes through relays, each of which knows its neighbors and nothing
 		  else. One daemon is client, relay and exit. Nothing is captured before its
 		  configuration says so and its service is enabled.
-		deb: {compression: xz}
+		deb: {compression: ${DEB_COMPRESSION:-xz}}
 		contents:
 	END
 	file "$stage/$2/cuttled" /usr/bin/cuttled 0755
@@ -124,10 +124,12 @@ for arch; do
 	build "$name" ./cmd/cuttled
 	build "$name" ./cmd/cuttle
 	for format in $formats; do
-		config "$format" "$name" >"$stage/nfpm.yaml"
-		"$nfpm" package --config "$stage/nfpm.yaml" --packager "$format" --target "$out/cuttle_${version}_$arch.$(
-			[ "$format" = archlinux ] && echo pkg.tar.zst || echo "$format"
-		)" >/dev/null
+		ending=$format
+		[ "$format" != archlinux ] || ending=pkg.tar.zst
+		for version in ${VERSIONS:-$version}; do
+			config "$format" "$name" >"$stage/nfpm.yaml"
+			"$nfpm" package --config "$stage/nfpm.yaml" --packager "$format" --target "$out/cuttle_${version}_$arch.$ending" >/dev/null
+		done
 	done
 done
 ls -l "$out"

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"cuttle/internal/lab/capture"
+	"cuttle/internal/capture"
 	"cuttle/internal/lab/netns"
 )
 
@@ -121,8 +121,10 @@ func (m *machine) watch(allowed ...netip.AddrPort) {
 	m.t.Helper()
 	s, err := capture.NewScanner(capture.Rules{Peers: allowed, Texts: []capture.Text{{Name: "probe", Bytes: []byte(secret)}}})
 	m.must(err)
-	m.wire, err = capture.Start(outside, wire, s)
-	m.must(err)
+	m.must(netns.Do(outside, func() (err error) {
+		m.wire, err = capture.Start(wire, s)
+		return err
+	}))
 }
 
 // seen ends the capture and gives what was on the wire.
