@@ -20,7 +20,7 @@ verbatim() { # title; text on standard input
 }
 
 {
-	"$cuttle" help | verbatim SYNOPSIS
+	"$cuttle" manual | verbatim DESCRIPTION
 	printf '.SH SEE ALSO\n.BR cuttled (8),\n.BR cuttled.toml (5)\n'
 } | page cuttle 1 'speak to the Cuttle daemon' >"$out/cuttle.1"
 {
