@@ -67,7 +67,7 @@ func (n *Node) Traffic() control.Traffic {
 	if state, _, _, _ := n.client.snapshot(); state == control.StateOff {
 		return t
 	}
-	text, err := os.ReadFile("/proc/net/dev")
+	text, err := os.ReadFile("/proc/self/net/dev")
 	if err != nil {
 		return t // another system
 	}
@@ -75,7 +75,7 @@ func (n *Node) Traffic() control.Traffic {
 	return t
 }
 
-// deviceBytes finds a device's counters in the text of /proc/net/dev (proc(5)):
+// deviceBytes finds a device's counters in the text of /proc/self/net/dev (proc(5)):
 // zeros when it is not there.
 func deviceBytes(text, device string) (received, transmitted uint64) {
 	for line := range strings.Lines(text) {
