@@ -44,7 +44,9 @@ func (d *native) File() *os.File { return d.file }
 
 // attachFree is attach, for an interface that is free or about to be.
 func attachFree(fd int, name string) error {
-	for deadline := time.Now().Add(busyTime); ; time.Sleep(busyStep) {
+	tick := time.NewTicker(busyStep)
+	defer tick.Stop()
+	for deadline := time.Now().Add(busyTime); ; <-tick.C {
 		err := attach(fd, name)
 		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
 			return err
