@@ -35,7 +35,7 @@ func (c Config) times(slow bool) (warmup, window time.Duration) {
 	case c.Quick:
 		return 500 * time.Millisecond, time.Second
 	case slow:
-		return 5 * time.Second, 6 * time.Second
+		return 4 * time.Second, 5 * time.Second
 	}
 	return 1500 * time.Millisecond, 3 * time.Second
 }
@@ -58,7 +58,12 @@ func describe(s emulate.Shape) string {
 	if s.IsZero() {
 		return "perfect links"
 	}
-	text := fmt.Sprintf("links of %v, %.1f %% loss", s.Delay, s.Loss*100)
+	text := fmt.Sprintf("links of %v, ", s.Delay)
+	if s.Loss > 0 {
+		text += fmt.Sprintf("%.1f %% loss", s.Loss*100)
+	} else {
+		text += "no loss"
+	}
 	if s.Rate > 0 {
 		text += fmt.Sprintf(", %d Mbit/s", s.Rate/1_000_000)
 	}
@@ -116,7 +121,7 @@ func measure(ctx context.Context, c Config, l *lab.Lab, name string, f from, e e
 	if c.Quick || e.slow {
 		idle, busy = 20, 10
 	}
-	r.idle, _ = run("latency", "latency", load.Config{Count: idle, Window: 15 * time.Second})
+	r.idle, _ = run("latency", "latency", load.Config{Count: idle, Window: 8 * time.Second})
 	for i, n := range flows {
 		cfg := load.Config{Flows: n, Warmup: warmup, Window: window}
 		before, soft := l.Usages(), softIRQ()

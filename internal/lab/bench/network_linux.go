@@ -154,7 +154,7 @@ func Network(ctx context.Context, c Config) error {
 	add(rows...)
 	for _, loss := range []float64{0, farLoss} {
 		w := c.far("plain", loss)
-		b.WriteString("\n" + describe(w.options.Shape) + " (each of " + fmt.Sprint(c.Options.Hops+1) + "). " + c.conditions(true, hardy))
+		fmt.Fprintf(&b, "\nEach of %d %s. %s", c.Options.Hops+1, describe(w.options.Shape), c.conditions(true, hardy))
 		rows := []row{w.measure(ctx, c, kernelRouting, extent{slow: true, down: true}, plainly(ctx))}
 		for _, mask := range masks {
 			w := c.far(mask, loss)

@@ -10,11 +10,14 @@ import (
 	"strings"
 )
 
-// figure prints a measured value with three digits, and a dash for what could not be
-// measured.
+// figure prints a measured value with about three digits, and a dash for what
+// could not be measured.
 func figure(v float64) string {
-	if v == 0 {
+	switch {
+	case v == 0:
 		return "-"
+	case v >= 1000:
+		return fmt.Sprintf("%.0f", v)
 	}
 	return fmt.Sprintf("%.3g", v)
 }

@@ -15,10 +15,10 @@ func TestTable(t *testing.T) {
 	kernel.down[1] = load.Result{Bytes: 4e9, Seconds: 1}
 	other := row{name: "other", peaks: map[string]int64{"client": 50 << 20, "n1": 20 << 20, "web": 99 << 20}, err: errors.New("1 up:\n broken")}
 	other.down[1] = load.Result{Bytes: 1e9, Seconds: 1}
-	other.idle.Times = []float64{1, 2, 3}
+	other.idle.Times = []float64{1, 2, 3456.7}
 	got := table([]row{kernel, other})
 	for _, want := range []string{
-		"| other | - / 8 | - / - | 0.25 | - / - | 2 / 3 | - / - | 50 + 20 |\n",
+		"| other | - / 8 | - / - | 0.25 | - / - | 2 / 3457 | - / - | 50 + 20 |\n",
 		"- other: 1 up: broken\n",
 	} {
 		if !strings.Contains(got, want) {
