@@ -118,9 +118,10 @@ type received struct {
 func upload(w http.ResponseWriter, r *http.Request) {
 	var answer received
 	h := sha256.New()
-	if err := take(r.Body, func(b []byte) {
+	if err := take(r.Body, func(b []byte) bool {
 		answer.Bytes += int64(len(b))
 		_, _ = h.Write(b) // a hash never fails
+		return true
 	}); err != nil {
 		http.Error(w, "the upload broke off", http.StatusBadRequest)
 		return
@@ -136,19 +137,34 @@ func sink(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "want skip and window in milliseconds", http.StatusBadRequest)
 		return
 	}
+	c := http.NewResponseController(w)
+	if err := c.EnableFullDuplex(); err != nil {
+		http.Error(w, "no answer can be given while an upload lasts", http.StatusHTTPVersionNotSupported)
+		return
+	}
 	var answer received
 	begin := time.Now()
-	if err := take(r.Body, func(b []byte) {
+	err := take(r.Body, func(b []byte) bool {
 		answer.Bytes += int64(len(b))
-		if at := time.Since(begin); at >= skip && at < skip+window {
+		at := time.Since(begin)
+		if at >= skip && at < skip+window {
 			answer.Window += int64(len(b))
 		}
-	}); err != nil {
+		return window == 0 || at < skip+window
+	})
+	if err != nil {
 		http.Error(w, "the upload broke off", http.StatusBadRequest)
 		return
 	}
 	reply(w, answer)
+	_ = c.Flush() // the sender is gone if it fails
+	// What is under way is taken, so that no reset overtakes the answer.
+	_ = c.SetReadDeadline(time.Now().Add(drainTime))
+	_, _ = io.Copy(io.Discard, r.Body)
 }
+
+// drainTime is how long a sender that was answered may go on.
+const drainTime = 2 * time.Second
 
 // milliseconds reads a parameter; none is zero.
 func milliseconds(r *http.Request, name string) (time.Duration, error) {
@@ -160,13 +176,12 @@ func milliseconds(r *http.Request, name string) (time.Duration, error) {
 	return time.Duration(ms) * time.Millisecond, err
 }
 
-// take reads all of body piece by piece.
-func take(body io.Reader, piece func([]byte)) error {
+// take reads body piece by piece, to its end or until piece has enough.
+func take(body io.Reader, piece func([]byte) (more bool)) error {
 	buf := make([]byte, chunkSize)
 	for {
 		n, err := body.Read(buf)
-		piece(buf[:n])
-		if errors.Is(err, io.EOF) {
+		if !piece(buf[:n]) || errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -8,7 +8,8 @@
 //
 // Pages: /bytes/N (N bytes, their SHA-256 in X-SHA256; the same N gives the same
 // bytes), POST /upload (answers {"bytes","sha256"}), POST /sink (counts
-// only: {"bytes"}, with ?skip=MS&window=MS also {"window"}, the bytes that came then), /ip (the caller's address), /delay/MS (waits).
+// only: {"bytes"}, with ?skip=MS&window=MS also {"window"}, the bytes that came
+// then, and it does not wait for more: some tunnels hold a minute's worth), /ip (the caller's address), /delay/MS (waits).
 //
 // Server is safe for use by many connections; the only shared state is the
 // table of digests, under a mutex of its own.

@@ -149,6 +149,17 @@ func TestUploadAndIP(t *testing.T) {
 			t.Errorf("POST %s = %+v, %v; want %+v", c.path, got, err, c.want)
 		}
 	}
+	endless := io.MultiReader(bytes.NewReader(body), forever{})
+	resp, err := w.client.Post(w.url("http", w.cfg.HTTP, "/sink?skip=20&window=500"), "application/octet-stream", endless)
+	if err != nil {
+		t.Fatalf("post without end: %v", err)
+	}
+	var got received
+	err = json.NewDecoder(resp.Body).Decode(&got)
+	_ = resp.Body.Close()
+	if err != nil || got.Window == 0 || got.Bytes <= got.Window {
+		t.Errorf("/sink with a window, of a body without end = %+v, %v; want an answer after the window", got, err)
+	}
 	if _, ip := w.get(t, w.url("http", w.cfg.HTTP, "/ip")); string(ip) != "127.0.0.1\n" {
 		t.Errorf("/ip = %q, want 127.0.0.1", ip)
 	}
@@ -156,6 +167,11 @@ func TestUploadAndIP(t *testing.T) {
 		t.Errorf("/delay/1 = %q, want 1", ms)
 	}
 }
+
+// forever is a body without end.
+type forever struct{}
+
+func (forever) Read(p []byte) (int, error) { return len(p), nil }
 
 func TestDNS(t *testing.T) {
 	w := start(t)
