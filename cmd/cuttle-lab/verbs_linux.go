@@ -122,6 +122,7 @@ func runBench(ctx context.Context, c *cli) error {
 	profile := c.flags.String("profile", "", "folder for CPU profiles of every daemon during 8 downloads, instead")
 	peers := c.flags.String("peers", "", "folder of other VPNs to measure beside Cuttle, instead")
 	rows := c.flags.String("rows", "", "which rows of --peers, with commas between")
+	slow := c.flags.Bool("slow", false, "with the rows of --peers that take minutes")
 	into := c.flags.String("into", "", "document whose marked part the tables replace")
 	if _, err := c.parse(0, 0); err != nil {
 		return err
@@ -129,7 +130,7 @@ func runBench(ctx context.Context, c *cli) error {
 	if err := lab.Missing(); err != nil {
 		return err
 	}
-	cfg := bench.Config{Options: c.opts, Quick: *quick, Into: *into}
+	cfg := bench.Config{Options: c.opts, Quick: *quick, Slow: *slow, Into: *into}
 	if *rows != "" {
 		cfg.Rows = strings.Split(*rows, ",")
 	}

@@ -17,7 +17,8 @@ import (
 type Config struct {
 	Options lab.Options
 	Quick   bool     // shorter, for a look
-	Rows    []string // keys of the rows to measure; none: all that are not slow
+	Rows    []string // keys of the rows to measure; none: all but the slow ones
+	Slow    bool     // those too
 	Into    string   // file whose marked part is replaced by the tables; empty: standard output
 	Peers   string   // folder of the peers' programs
 }

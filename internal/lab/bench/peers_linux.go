@@ -14,7 +14,7 @@ import (
 // entry is a row that can be asked for.
 type entry struct {
 	key     string
-	slow    bool // only when asked for by its key
+	slow    bool // only when asked for
 	measure func(ctx context.Context, c Config) row
 }
 
@@ -138,7 +138,7 @@ func Peers(ctx context.Context, c Config) error {
 
 func (c Config) wants(e entry) bool {
 	if len(c.Rows) == 0 {
-		return !e.slow
+		return c.Slow || !e.slow
 	}
 	return slices.Contains(c.Rows, e.key)
 }

@@ -33,10 +33,15 @@ goget wireguard "$WIREGUARD"
 if ! [ -x tor ]; then
 	echo "peers: tor from Debian"
 	rm -rf tor-root && mkdir tor-root
-	if command -v apt-get >/dev/null && (cd tor-root && apt-get download -q tor libevent-2.1-7 >/dev/null 2>&1 &&
-		for deb in *.deb; do dpkg -x "$deb" . || exit 1; done); then
+	download() { (cd tor-root && apt-get download -q tor libevent-2.1-7 >/dev/null 2>&1); }
+	if command -v apt-get >/dev/null && { download || { apt-get update -q >/dev/null 2>&1 && download; }; } &&
+		for deb in tor-root/*.deb; do dpkg -x "$deb" tor-root && rm "$deb" || exit 1; done; then
 		for program in tor tor-gencert; do
-			printf '#!/bin/sh\nLD_LIBRARY_PATH=$(echo %s/usr/lib/*-linux-gnu) exec %s/usr/bin/%s "$@"\n' "$bin/tor-root" "$bin/tor-root" "$program" >"$program"
+			cat >"$program" <<-END
+				#!/bin/sh
+				root=\$(dirname "\$0")/tor-root
+				LD_LIBRARY_PATH=\$(echo "\$root"/usr/lib/*-linux-gnu) exec "\$root/usr/bin/$program" "\$@"
+			END
 			chmod +x "$program"
 		done
 		./tor --version >/dev/null 2>&1 || rm -f tor tor-gencert
