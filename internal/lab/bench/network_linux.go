@@ -170,5 +170,8 @@ func Network(ctx context.Context, c Config) error {
 		failed = errors.Join(failed, err)
 		b.WriteString("\n" + text)
 	}
+	if ctx.Err() != nil {
+		return lab.ErrInterrupted // half a table replaces no whole one
+	}
 	return errors.Join(failed, c.publish("network", b.String()))
 }

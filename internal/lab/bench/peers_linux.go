@@ -133,6 +133,9 @@ func Peers(ctx context.Context, c Config) error {
 		}
 		b.WriteString(text)
 	}
+	if ctx.Err() != nil {
+		return lab.ErrInterrupted // half a table replaces no whole one
+	}
 	return errors.Join(failed, c.publish("peers", b.String()))
 }
 
