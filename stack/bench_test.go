@@ -16,6 +16,9 @@ func (endless) DialTCP(context.Context, Flow) (Conn, error) {
 	return &endlessConn{done: make(chan struct{})}, nil
 }
 func (endless) DialUDP(context.Context, Flow) (PacketConn, error) { return nil, ErrProhibited }
+func (endless) DialEcho(context.Context, Flow) (PacketConn, error) {
+	return nil, ErrProhibited
+}
 func (endless) Resolve(context.Context, Flow, []byte) ([]byte, error) {
 	return nil, errors.New("no resolver")
 }

@@ -18,6 +18,7 @@ type direct struct {
 	control func(network, address string, c syscall.RawConn) error // marks sockets; nil: does not
 	rewrite func(netip.AddrPort) netip.AddrPort                    // where a destination really is; nil: there
 	resolve func(ctx context.Context, f Flow, query []byte) ([]byte, error)
+	echo    func(request []byte) []byte // nil: echo is prohibited
 
 	mu       sync.Mutex
 	failures map[netip.Addr]error // destinations that fail
@@ -139,3 +140,39 @@ func eventually(limit time.Duration, ok func() bool) bool {
 	}
 	return true
 }
+
+// DialEcho gives a flow whose far end is echo, called for each request.
+func (d *direct) DialEcho(_ context.Context, f Flow) (PacketConn, error) {
+	if _, err := d.target(f); err != nil {
+		return nil, err
+	}
+	if d.echo == nil {
+		return nil, ErrProhibited
+	}
+	return &echoConn{answer: d.echo, out: make(chan []byte, 16), closed: make(chan struct{})}, nil
+}
+
+// echoConn hands each request to answer, and what that gives to the reader.
+type echoConn struct {
+	answer func(request []byte) []byte
+	out    chan []byte
+	closed chan struct{}
+}
+
+func (c *echoConn) Write(p []byte) (int, error) {
+	if b := c.answer(append([]byte(nil), p...)); b != nil {
+		c.out <- b
+	}
+	return len(p), nil
+}
+
+func (c *echoConn) Read(p []byte) (int, error) {
+	select {
+	case b := <-c.out:
+		return copy(p, b), nil
+	case <-c.closed:
+		return 0, net.ErrClosed
+	}
+}
+
+func (c *echoConn) Close() error { close(c.closed); return nil }

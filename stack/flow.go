@@ -99,6 +99,13 @@ type Dialer interface {
 	// DialUDP returns a flow of datagrams to f.Dst.
 	DialUDP(ctx context.Context, f Flow) (PacketConn, error)
 
+	// DialEcho returns a flow of ICMP echo to f.Dst, which has no port. Each
+	// datagram is u8 status || u16 sequence || data. Written, it is a request of
+	// status 0; read, a reply of status 0 to the request with that sequence, or
+	// what became of it: 2 host unreachable, 3 network unreachable, 5 prohibited,
+	// 9 time exceeded, without data.
+	DialEcho(ctx context.Context, f Flow) (PacketConn, error)
+
 	// Resolve answers one DNS message (RFC 1035 section 4), whatever server
 	// f.Dst the program asked. It must not keep query.
 	Resolve(ctx context.Context, f Flow, query []byte) ([]byte, error)

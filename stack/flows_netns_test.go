@@ -25,6 +25,9 @@ type echoes struct{}
 
 func (echoes) DialTCP(context.Context, Flow) (Conn, error)       { return newEcho(), nil }
 func (echoes) DialUDP(context.Context, Flow) (PacketConn, error) { return newEcho(), nil }
+
+func (echoes) DialEcho(context.Context, Flow) (PacketConn, error) { return newEcho(), nil }
+
 func (echoes) Resolve(context.Context, Flow, []byte) ([]byte, error) {
 	return nil, errors.New("no resolver")
 }

@@ -32,6 +32,8 @@ type link struct {
 	offloads bool
 	vectors  sync.Pool // *outbound
 
+	echo func(packet []byte, s summary) // takes echo requests; keeps nothing of packet
+
 	received, sent, dropped atomic.Uint64
 
 	// mu guards the fields that gVisor sets.
@@ -120,8 +122,8 @@ func (l *link) admit(p tun.Packet) bool {
 			return false
 		}
 	case protoICMP4, protoICMP6:
-		if s.first && len(p.Data) > s.payload && echoRequest(s.proto, p.Data[s.payload]) {
-			l.reply(icmpError(prohibited, p.Data, 0))
+		if s.first && len(p.Data) >= s.payload+echoHeader && echoRequest(s.proto, p.Data[s.payload]) {
+			l.echo(p.Data, s)
 		}
 		return false
 	case protoNone:

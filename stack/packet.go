@@ -132,13 +132,14 @@ const (
 	netUnreachable
 	prohibited
 	tooBig
+	timeExceeded
 )
 
 // Types and codes of ICMP (RFC 792, RFC 1812 section 5.2.7.1) and ICMPv6 (RFC
 // 4443 section 3) for each problem.
 var (
-	icmp4Codes = [...][2]byte{portUnreachable: {3, 3}, hostUnreachable: {3, 1}, netUnreachable: {3, 0}, prohibited: {3, 13}, tooBig: {3, 4}}
-	icmp6Codes = [...][2]byte{portUnreachable: {1, 4}, hostUnreachable: {1, 3}, netUnreachable: {1, 0}, prohibited: {1, 1}, tooBig: {2, 0}}
+	icmp4Codes = [...][2]byte{portUnreachable: {3, 3}, hostUnreachable: {3, 1}, netUnreachable: {3, 0}, prohibited: {3, 13}, tooBig: {3, 4}, timeExceeded: {11, 0}}
+	icmp6Codes = [...][2]byte{portUnreachable: {1, 4}, hostUnreachable: {1, 3}, netUnreachable: {1, 0}, prohibited: {1, 1}, tooBig: {2, 0}, timeExceeded: {3, 0}}
 )
 
 // Longest ICMP errors: RFC 1812 section 4.3.2.3, RFC 4443 section 2.4 (c).

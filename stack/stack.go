@@ -5,6 +5,7 @@
 //	           -> gVisor IPv4/IPv6, reassembly
 //	           -> TCP   tcp.go    dial first, then finish the handshake, then copy
 //	              UDP   udp.go    one PacketConn per (source, destination)
+//	              echo  echo.go   one PacketConn per (source, identifier, destination)
 //	              :53   dns.go    every DNS question goes to Dialer.Resolve
 //	           -> Dialer
 //
@@ -15,9 +16,9 @@
 //
 // The package opens no sockets, edits nothing of the host, and knows nothing of
 // circuits: internal/node gives it a device and a Dialer. It logs no address.
-// ICMP echo cannot be carried yet: it is answered with "administratively
-// prohibited", so that ping fails at once instead of hanging, as is every other
-// protocol but TCP and UDP.
+// ICMP echo is carried, but for fragments of it. Those, and every other protocol
+// but TCP and UDP, are answered with "administratively prohibited", so that
+// programs fail at once instead of hanging.
 //
 // A Stack is run once. Counters are atomic; tables of flows have a mutex each,
 // named where they are defined.
@@ -65,6 +66,8 @@ const (
 	closeTimeout        = 5 * time.Second  // for everything to end after Run's context has
 	udpIdle             = 2 * time.Minute  // of a UDP flow that was answered
 	udpUnreplied        = 30 * time.Second // of one that was not
+	maxEcho             = 256              // echo flows
+	maxEchoSource       = 128              // of one source address
 	dnsIdle             = 30 * time.Second // of a DNS connection over TCP
 	nicID               = tcpip.NICID(1)
 )
@@ -89,6 +92,7 @@ type Stack struct {
 	net  *netstack.Stack
 	link *link
 	udp  *udpTable
+	echo *udpTable // of echo flows; the identifier is the source's port
 	syns synTable
 
 	resolves chan struct{} // a token for each question under way
@@ -129,6 +133,8 @@ func New(cfg Config) (*Stack, error) {
 	s := &Stack{cfg: cfg, resolves: make(chan struct{}, maxResolves)}
 	s.link = newLink(cfg.Device, cfg.MTU, cfg.PathMTU)
 	s.udp = newUDPTable(cfg.MaxUDP, cfg.MaxUDPSource)
+	s.echo = newUDPTable(maxEcho, maxEchoSource)
+	s.link.echo = s.ping
 	return s, nil
 }
 

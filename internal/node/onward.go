@@ -230,9 +230,18 @@ func (o *onward) DialTCP(ctx context.Context, f stack.Flow) (stack.Conn, error) 
 
 // DialUDP opens a flow of datagrams through the exit.
 func (o *onward) DialUDP(ctx context.Context, f stack.Flow) (stack.PacketConn, error) {
+	return o.datagrams(ctx, func(k *carried) (*session.Flow, error) { return k.client.DialUDP(ctx, f.Dst()) })
+}
+
+// DialEcho opens a flow of ICMP echo through the exit.
+func (o *onward) DialEcho(ctx context.Context, f stack.Flow) (stack.PacketConn, error) {
+	return o.datagrams(ctx, func(k *carried) (*session.Flow, error) { return k.client.DialEcho(ctx, f.Dst().Addr()) })
+}
+
+func (o *onward) datagrams(ctx context.Context, dial func(*carried) (*session.Flow, error)) (stack.PacketConn, error) {
 	var out *flow
 	err := o.each(ctx, func(k *carried) error {
-		fl, err := k.client.DialUDP(ctx, f.Dst())
+		fl, err := dial(k)
 		if err != nil {
 			return err
 		}

@@ -148,11 +148,12 @@ type Circuit struct {
 	exit *Exit
 	open atomic.Int64
 	rate bucket
+	echo bucket // echo requests of all flows together
 }
 
 // Circuit makes the opener of a new circuit.
 func (e *Exit) Circuit() *Circuit {
-	return &Circuit{exit: e, rate: bucket{rate: e.cfg.Rate, burst: e.cfg.Burst}}
+	return &Circuit{exit: e, rate: bucket{rate: e.cfg.Rate, burst: e.cfg.Burst}, echo: bucket{rate: echoRate, burst: 2 * echoRate}}
 }
 
 // OpenTCP connects to dst. Errors carry a *session.Error.

@@ -131,7 +131,17 @@ func (p *Policy) Families() (v4, v6 bool) { return p.v4, p.v6 }
 // nil or a *session.Error: network unreachable for a family that is not offered,
 // forbidden for everything else. An IPv4 address in IPv6 form counts as IPv4.
 func (p *Policy) Check(dst netip.AddrPort, own []netip.Addr) error {
-	addr := dst.Addr()
+	if err := p.CheckHost(dst.Addr(), own); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(p.ports, func(r PortRange) bool { return r.First <= dst.Port() && dst.Port() <= r.Last }) {
+		return errForbidden
+	}
+	return nil
+}
+
+// CheckHost is Check without the port, for what has none.
+func (p *Policy) CheckHost(addr netip.Addr, own []netip.Addr) error {
 	if !addr.IsValid() || addr.Zone() != "" {
 		return errForbidden
 	}
@@ -147,9 +157,6 @@ func (p *Policy) Check(dst netip.AddrPort, own []netip.Addr) error {
 		return errForbidden
 	case in(p.allow, addr): // the operator knows
 	case refusedByDefault(addr) || isOwn(addr, own):
-		return errForbidden
-	}
-	if !slices.ContainsFunc(p.ports, func(r PortRange) bool { return r.First <= dst.Port() && dst.Port() <= r.Last }) {
 		return errForbidden
 	}
 	return nil

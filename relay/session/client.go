@@ -111,6 +111,16 @@ func (c *Client) openStream(kind wire.Kind, dst wire.Destination) (*Stream, erro
 // DialUDP opens a flow to dst. It waits until the OPEN is on its way, not for the
 // exit's answer: that comes with Flow.Opened, or as an *Error of Read.
 func (c *Client) DialUDP(ctx context.Context, dst netip.AddrPort) (*Flow, error) {
+	return c.dialFlow(ctx, wire.KindUDP, dst)
+}
+
+// DialEcho opens a flow of ICMP echo to dst, as DialUDP does. What a Read or Write
+// moves is wire.EchoHead bytes and data, docs/protocol.md section 6.2.
+func (c *Client) DialEcho(ctx context.Context, dst netip.Addr) (*Flow, error) {
+	return c.dialFlow(ctx, wire.KindEcho, netip.AddrPortFrom(dst, 0))
+}
+
+func (c *Client) dialFlow(ctx context.Context, kind wire.Kind, dst netip.AddrPort) (*Flow, error) {
 	if !dst.IsValid() {
 		return nil, &Error{wire.CodeNetworkUnreachable}
 	}
@@ -119,7 +129,7 @@ func (c *Client) DialUDP(ctx context.Context, dst netip.AddrPort) (*Flow, error)
 		f = newFlow(c.m, id)
 		f.out.opens, f.out.announce, f.out.noted = true, true, true
 		d := wire.NewDestination(dst)
-		f.out.opening = func(b []byte) []byte { return wire.AppendOpen(b, id, wire.KindUDP, d) }
+		f.out.opening = func(b []byte) []byte { return wire.AppendOpen(b, id, kind, d) }
 		return f
 	})
 	if err != nil {

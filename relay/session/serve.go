@@ -59,11 +59,17 @@ func (s *server) serveTCP(ctx context.Context, stream *Stream, dst netip.AddrPor
 
 // serveFlow moves datagrams between a flow and a socket until either fails or
 // both have been silent for too long.
-func (s *server) serveFlow(ctx context.Context, flow *Flow, dst netip.AddrPort) {
+func (s *server) serveFlow(ctx context.Context, flow *Flow, kind wire.Kind, dst netip.AddrPort) {
 	ctx, cancel := bind(ctx, flow)
 	defer cancel()
 	defer flow.Close()
-	conn, err := s.opener.OpenUDP(ctx, dst)
+	var conn net.Conn
+	var err error
+	if kind == wire.KindEcho {
+		conn, err = s.opener.OpenEcho(ctx, dst.Addr())
+	} else {
+		conn, err = s.opener.OpenUDP(ctx, dst)
+	}
 	s.opening.Add(-1)
 	if err != nil {
 		flow.reset(CodeOf(err, wire.CodeHostUnreachable))

@@ -42,7 +42,7 @@ func (s *server) accept(ctx context.Context, f wire.SessionFrame) error {
 		room = false
 	}
 	e, err := s.m.admit(f.Stream, room, func() end {
-		if f.Kind == wire.KindUDP {
+		if f.Kind == wire.KindUDP || f.Kind == wire.KindEcho {
 			flow := newFlow(s.m, f.Stream)
 			flow.out.opening = func(b []byte) []byte { return wire.AppendOpened(b, f.Stream) }
 			flow.answered = true
@@ -71,7 +71,7 @@ func (s *server) accept(ctx context.Context, f wire.SessionFrame) error {
 		defer s.serving.Add(-1)
 		switch e := e.(type) {
 		case *Flow:
-			s.serveFlow(ctx, e, f.Destination.Reveal())
+			s.serveFlow(ctx, e, f.Kind, f.Destination.Reveal())
 		case *Stream:
 			if f.Kind == wire.KindDNS {
 				defer s.lines.Add(-1)

@@ -82,6 +82,9 @@ func (w *world) OpenTCP(ctx context.Context, _ netip.AddrPort) (Conn, error) { r
 func (w *world) OpenUDP(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
 	return w.udp(ctx)
 }
+func (w *world) OpenEcho(ctx context.Context, _ netip.Addr) (net.Conn, error) {
+	return w.udp(ctx)
+}
 func (w *world) Resolve(ctx context.Context, q []byte) ([]byte, error) { return w.resolve(ctx, q) }
 
 // serving gives an opener that runs far for each connection.

@@ -38,6 +38,8 @@ const (
 	KindTCP Kind = 1
 	KindUDP Kind = 2
 	KindDNS Kind = 3
+	// KindEcho carries ICMP echo; its destination has port 0.
+	KindEcho Kind = 4
 )
 
 // String gives the kind's name in lower case.
@@ -49,6 +51,8 @@ func (k Kind) String() string {
 		return "udp"
 	case KindDNS:
 		return "dns"
+	case KindEcho:
+		return "echo"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -138,7 +142,7 @@ func (f *SessionFrame) parseOpen(b []byte) (int, error) {
 		return 0, errShort
 	}
 	f.Kind = Kind(b[0])
-	if f.Kind < KindTCP || f.Kind > KindDNS {
+	if f.Kind < KindTCP || f.Kind > KindEcho {
 		return 0, errRange
 	}
 	d, n, err := parseDestination(b[1:])
@@ -147,6 +151,9 @@ func (f *SessionFrame) parseOpen(b []byte) (int, error) {
 	}
 	if d.IsZero() != (f.Kind == KindDNS) {
 		return 0, errRange
+	}
+	if f.Kind == KindEcho && d.Reveal().Port() != 0 {
+		return 0, errNonZero
 	}
 	f.Destination = d
 	return 1 + n, nil
