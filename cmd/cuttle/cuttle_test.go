@@ -24,6 +24,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 // daemon answers with what it is made of.
 type daemon struct {
+	options   control.UpOptions // of the last up
 	status    control.Status
 	circuits  []control.Circuit
 	neighbors []control.Neighbor
@@ -67,7 +68,14 @@ func (d *daemon) Lock(_ context.Context, on bool) error {
 	d.status.Locked = on
 	return d.fail
 }
-func (d *daemon) Pay(context.Context) error { return d.fail }
+func (d *daemon) Pay(context.Context) error     { return d.fail }
+func (d *daemon) NewPath(context.Context) error { return d.fail }
+func (d *daemon) UpWith(_ context.Context, o control.UpOptions) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.options = o
+	return d.fail
+}
 
 // serve runs a control server for the time of the test and gives its socket.
 func serve(t *testing.T, d *daemon) string {

@@ -19,15 +19,17 @@ const (
 
 func upCommand(a *app) *cobra.Command {
 	var wait bool
+	var o control.UpOptions
 	c := &cobra.Command{Use: "up", Short: "send this machine's traffic through the network", RunE: func(c *cobra.Command, _ []string) error {
-		return up(a, c, wait)
+		return up(a, c, wait, o)
 	}}
+	pathFlags(c, &o)
 	c.Flags().BoolVar(&wait, "wait", false, "wait up to a minute until traffic is carried")
 	return c
 }
 
 // up asks the daemon to go up and, with --wait, stays until it is.
-func up(a *app, c *cobra.Command, wait bool) error {
+func up(a *app, c *cobra.Command, wait bool, o control.UpOptions) error {
 	d, err := control.Dial(a.socket)
 	if err != nil {
 		return err
@@ -35,7 +37,7 @@ func up(a *app, c *cobra.Command, wait bool) error {
 	ctx, cancel := context.WithTimeout(c.Context(), askTimeout+waitTimeout)
 	defer cancel()
 	answered := a.waitFor("cuttled answers")
-	done, err := d.Up(ctx)
+	done, err := d.UpWith(ctx, o)
 	answered()
 	if err != nil {
 		return err

@@ -75,6 +75,11 @@ func (c *Config) checkClient() error {
 	if cl.Early != "off" && cl.Early != "recent" && cl.Early != "all" {
 		return fmt.Errorf("client.early %q: want off, recent or all", cl.Early)
 	}
+	for _, what := range cl.Isolate {
+		if what != "destination" && what != "user" && what != "device" {
+			return fmt.Errorf("client.isolate %q: want destination, user and device, any of them or none", what)
+		}
+	}
 	if cl.Enabled && len(c.Neighbor) == 0 {
 		return errors.New("client.enabled needs a [[neighbor]] with an address: the guard to connect to")
 	}
@@ -102,6 +107,9 @@ func (c *Config) checkRelay() error {
 	}
 	if w := c.Relay.Window; w != 0 && (w < 128 || w > 65536) {
 		return fmt.Errorf("relay.window %d: want 0 (chosen) or 128 to 65536 cells", w)
+	}
+	if m := c.Relay.Memory; m != 0 && (m < 8 || m > 1<<20) {
+		return fmt.Errorf("relay.memory %d: want 0 (chosen) or 8 to 1048576 MiB", m)
 	}
 	if r := c.Exit.Resolver; r != "" {
 		if _, err := netip.ParseAddrPort(r); err != nil {

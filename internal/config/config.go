@@ -71,6 +71,7 @@ type Client struct {
 	Exit    []string `toml:"exit"`
 	Pool    int      `toml:"pool"`
 	MaxTier int      `toml:"max_tier"`
+	Isolate []string `toml:"isolate"`
 	Early   string   `toml:"early"`
 }
 
@@ -87,6 +88,7 @@ type Tun struct {
 type Relay struct {
 	Price  int `toml:"price"`
 	Window int `toml:"window"`
+	Memory int `toml:"memory"`
 }
 
 // Exit is the [exit] table.

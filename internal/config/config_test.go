@@ -26,6 +26,8 @@ func TestBadInput(t *testing.T) {
 		"wrong type":       {"[client]\nhops = \"three\"\n", "line 2"},
 		"bad duration":     {"[billing]\nscan = \"soon\"\n", "is not a duration"},
 		"hops":             {"[client]\nhops = 7\n", "client.hops 7: want 1 to 6"},
+		"isolate":          {"[client]\nisolate = [\"host\"]\n", "client.isolate"},
+		"memory":           {"[relay]\nmemory = 1\n", "relay.memory 1"},
 		"exit no relay":    {"[node]\nexit = true\n", "node.exit needs node.relay"},
 		"relay alone":      {"[node]\nrelay = true\n", "needs a [[listen]]"},
 		"listen address":   {"[[listen]]\nmask = \"plain\"\naddress = \"host\"\n", "want IP:port"},

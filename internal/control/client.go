@@ -126,7 +126,12 @@ func (c *Client) Pay(ctx context.Context) (Done, error) {
 }
 
 func call[T any](ctx context.Context, c *Client, method, name string) (answer T, err error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://cuttle/v1/"+name, http.NoBody)
+	return callWith[T](ctx, c, method, name, http.NoBody)
+}
+
+// callWith is call with a body.
+func callWith[T any](ctx context.Context, c *Client, method, name string, with io.Reader) (answer T, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://cuttle/v1/"+name, with)
 	if err != nil {
 		return answer, fmt.Errorf("%s: %w", name, err)
 	}

@@ -37,6 +37,9 @@ type Node interface {
 	// also after the daemon's end. It returns when the machine is closed, or open.
 	Lock(ctx context.Context, on bool) error
 	Pay(ctx context.Context) error // scan and settle now
+
+	UpWith(ctx context.Context, o UpOptions) error // Up, over paths as the options say
+	NewPath(ctx context.Context) error             // new flows use new circuits
 }
 
 // What a Client's errors answer to with errors.Is.

@@ -68,6 +68,7 @@ type lamp struct {
 	on   atomic.Bool
 	lock atomic.Bool
 	fail error
+	up   UpOptions
 }
 
 func (l *lamp) Status() Status {
@@ -88,7 +89,13 @@ func (l *lamp) Lock(_ context.Context, on bool) error {
 	l.lock.Store(on)
 	return l.fail
 }
-func (l *lamp) Pay(context.Context) error { return l.fail }
+func (l *lamp) Pay(context.Context) error     { return l.fail }
+func (l *lamp) NewPath(context.Context) error { return l.fail }
+func (l *lamp) UpWith(_ context.Context, o UpOptions) error {
+	l.up = o
+	l.on.Store(true)
+	return l.fail
+}
 
 // serve runs a server for the time of the test and gives its socket.
 func serve(t *testing.T, node Node) string {
@@ -198,7 +205,7 @@ func TestStrangeCalls(t *testing.T) {
 		{"GET", "/v1/secrets", "", 404},
 		{"GET", "/v1/up", "", 404},
 		{"DELETE", "/v1/status", "", 404},
-		{"POST", "/v1/up", "{}", 400},
+		{"POST", "/v1/down", "{}", 400},
 		{"POST", "/v1/up", strings.Repeat("x", maxBody+1), 400},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), q.method, "http://cuttle"+q.path, strings.NewReader(q.body))

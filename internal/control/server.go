@@ -99,7 +99,8 @@ func (s *Server) handler() http.Handler {
 	verb := func(name string, f func(context.Context) error) {
 		mux.HandleFunc("POST /v1/"+name, func(w http.ResponseWriter, r *http.Request) { s.do(w, r, f) })
 	}
-	verb("up", s.node.Up)
+	mux.HandleFunc("POST /v1/up", s.up)
+	verb("newpath", s.node.NewPath)
 	verb("down", s.node.Down)
 	verb("lock", func(ctx context.Context) error { return s.node.Lock(ctx, true) })
 	verb("unlock", func(ctx context.Context) error { return s.node.Lock(ctx, false) })

@@ -53,6 +53,7 @@ type client struct {
 	since   time.Time
 	problem error
 	pool    *circuit.Pool
+	wished  route
 
 	rngMu sync.Mutex // guards rng
 	rng   *rand.Rand
@@ -60,13 +61,17 @@ type client struct {
 
 func newClient(cfg *config.Config, self wire.NodeID, m *netmap.Map, nb *neighborhood, log *slog.Logger) *client {
 	var seed [32]byte
-	_, _ = crand.Read(seed[:]) // never fails
-	return &client{
+	_, _ = crand.Read(seed[:])              // never fails
+	exits, _ := exitWishes(cfg.Client.Exit) // New has read it
+	c := &client{
+		wished: route{cfg.Client.Hops, exits, cfg.Client.Exit},
 		relock: make(chan chan error), beat: make(chan struct{}), hold: &hold{cfg: cfg, known: nb.known, log: log},
 		cfg: cfg, self: self, mapped: m, guards: nb.up, build: circuit.Builder{Links: nb.lookup},
-		onward: newOnward(cfg.Client.Early), log: log, wish: make(chan bool, 1), state: control.StateOff, since: time.Now(),
+		onward: newOnward(cfg.Client), log: log, wish: make(chan bool, 1), state: control.StateOff, since: time.Now(),
 		rng: rand.New(rand.NewChaCha8(seed)),
 	}
+	c.onward.other = c.other
+	return c
 }
 
 // want asks for a state; the newest wish counts.
@@ -296,7 +301,7 @@ func (c *client) sessions(ctx context.Context) error {
 
 func (c *client) newPool() (*circuit.Pool, error) {
 	return circuit.NewPool(circuit.PoolConfig{
-		Build: c.build.Build, Choose: c.choose, ChooseTo: c.chooseTo, Retire: c.onward.retire, Ready: c.cfg.Client.Pool,
+		Build: c.build.Build, Choose: c.choose, ChooseTo: c.chooseTo, ChooseFor: c.chooseFor, Retire: c.onward.retire, Ready: c.cfg.Client.Pool,
 	})
 }
 
@@ -318,25 +323,20 @@ func (c *client) waitDown(ctx context.Context) {
 
 // choose finds a path for a new circuit.
 func (c *client) choose(avoid []wire.NodeID) ([]*netmap.Record, error) {
-	exits, err := exitWishes(c.cfg.Client.Exit)
-	if err != nil {
-		return nil, err
-	}
-	return c.path(exits, avoid)
+	return c.chooseFor(circuit.Want{}, avoid)
 }
 
 // chooseTo finds a path to one exit, for a session that is there.
 func (c *client) chooseTo(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) {
-	return c.path([]netmap.ExitWish{{ID: exit}}, avoid)
+	return c.choosePath(c.route(), []netmap.ExitWish{{ID: exit}}, netmap.Constraints{Avoid: avoid})
 }
 
-func (c *client) path(exits []netmap.ExitWish, avoid []wire.NodeID) ([]*netmap.Record, error) {
+func (c *client) choosePath(r route, exits []netmap.ExitWish, want netmap.Constraints) ([]*netmap.Record, error) {
 	c.rngMu.Lock()
 	defer c.rngMu.Unlock()
-	return netmap.Choose(c.rng, c.mapped, netmap.Constraints{
-		Now: time.Now(), Hops: c.cfg.Client.Hops, Self: c.self, Guards: c.guards(), Exits: exits,
-		Avoid: avoid, MaxTier: wire.Tier(c.cfg.Client.MaxTier),
-	})
+	want.Now, want.Hops, want.Self, want.Guards, want.Exits = time.Now(), r.hops, c.self, c.guards(), exits
+	want.MaxTier = wire.Tier(c.cfg.Client.MaxTier)
+	return netmap.Choose(c.rng, c.mapped, want)
 }
 
 // exitWishes reads the configuration's list: country codes or node addresses.

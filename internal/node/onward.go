@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"cuttle/internal/config"
 	"cuttle/relay/circuit"
 	"cuttle/relay/session"
 	"cuttle/relay/wire"
@@ -30,7 +31,11 @@ type onward struct {
 	pool atomic.Pointer[circuit.Pool] // nil while the client is off
 	cfg  session.Config
 
-	answered answered
+	answered  answered
+	refusals  refusals
+	isolation *isolation
+	// other tells why no exit can serve a want, nil if one can.
+	other func(w circuit.Want) error
 
 	mu       sync.Mutex // guards sessions; taken before a carried's
 	sessions map[*circuit.Circuit]*carried
@@ -48,8 +53,8 @@ type carried struct {
 
 var _ stack.Dialer = (*onward)(nil)
 
-func newOnward(early string) *onward {
-	return &onward{sessions: make(map[*circuit.Circuit]*carried), answered: answered{mode: early}}
+func newOnward(cl config.Client) *onward {
+	return &onward{sessions: make(map[*circuit.Circuit]*carried), answered: answered{mode: cl.Early}, isolation: newIsolation(cl)}
 }
 
 // on finds the session on a circuit that the pool gave, or begins one.
@@ -141,6 +146,7 @@ func (o *onward) retire(c *circuit.Circuit) {
 // end ends every session: the client goes off.
 func (o *onward) end() {
 	o.answered.forget()
+	o.refusals.forget()
 	var all sync.WaitGroup
 	o.mu.Lock()
 	for _, k := range o.sessions {
@@ -159,52 +165,42 @@ func (o *onward) retry() {
 	}
 }
 
-// get takes a circuit into use with the session on it.
+// get takes a circuit into use with the session on it, for what this node itself
+// has to say.
 func (o *onward) get(ctx context.Context) (*carried, error) {
+	k, _, err := o.getFor(ctx, circuit.Want{})
+	return k, err
+}
+
+// getFor takes a circuit that serves the want into use with the session on it.
+func (o *onward) getFor(ctx context.Context, w circuit.Want) (*carried, *circuit.Circuit, error) {
 	p := o.pool.Load()
 	if p == nil {
-		return nil, errDown
+		return nil, nil, errDown
 	}
-	c, err := p.Get(ctx)
+	c, err := p.Get(ctx, w)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	k := o.on(p, c)
 	k.begin(c)
-	return k, nil
-}
-
-// each calls do with sessions until it is done for another reason than the end
-// of the session. do ends the session's use unless it returns an error.
-func (o *onward) each(ctx context.Context, do func(*carried) error) error {
-	var err error
-	for range attempts {
-		var k *carried
-		if k, err = o.get(ctx); err != nil {
-			return fmt.Errorf("%w: %w", stack.ErrTimeout, err)
-		}
-		if err = do(k); err == nil {
-			return nil
-		}
-		k.done()
-		if session.CodeOf(err, wire.CodeReset) != wire.CodeEnded || ctx.Err() != nil {
-			break
-		}
-	}
-	return onwardError(err)
+	return k, c, nil
 }
 
 // stream opens a TCP stream; it ends its use of the session when it is closed.
-func (o *onward) stream(ctx context.Context, dst netip.AddrPort) (*stream, error) {
+func (o *onward) stream(ctx context.Context, f stack.Flow) (*stream, error) {
 	var out *stream
-	err := o.each(ctx, func(k *carried) error {
+	dst := f.Dst()
+	err := o.each(ctx, o.want(f, ownerTCP), dst.Addr(), func(ctx context.Context, k *carried, exit wire.NodeID) error {
 		st, err := k.client.OpenTCP(dst)
 		if err != nil {
 			return err
 		}
 		if o.answered.early(dst) {
 			o.ending.Go(func() { // ends with the exit's answer or the stream
-				o.answered.note(dst, st.Opened(context.Background()) == nil)
+				err := st.Opened(context.Background())
+				o.answered.note(dst, err == nil)
+				o.judge(dst.Addr(), exit, err)
 			})
 		} else if err := st.Opened(ctx); err != nil {
 			st.Reset(wire.CodeEnded)
@@ -212,6 +208,7 @@ func (o *onward) stream(ctx context.Context, dst netip.AddrPort) (*stream, error
 			return err
 		} else {
 			o.answered.note(dst, true)
+			o.judge(dst.Addr(), exit, nil)
 		}
 		out = &stream{Stream: st, release: sync.OnceFunc(k.done)}
 		return nil
@@ -221,7 +218,7 @@ func (o *onward) stream(ctx context.Context, dst netip.AddrPort) (*stream, error
 
 // DialTCP opens a stream through the exit.
 func (o *onward) DialTCP(ctx context.Context, f stack.Flow) (stack.Conn, error) {
-	s, err := o.stream(ctx, f.Dst())
+	s, err := o.stream(ctx, f)
 	if err != nil {
 		return nil, err
 	}
@@ -230,22 +227,27 @@ func (o *onward) DialTCP(ctx context.Context, f stack.Flow) (stack.Conn, error) 
 
 // DialUDP opens a flow of datagrams through the exit.
 func (o *onward) DialUDP(ctx context.Context, f stack.Flow) (stack.PacketConn, error) {
-	return o.datagrams(ctx, func(k *carried) (*session.Flow, error) { return k.client.DialUDP(ctx, f.Dst()) })
+	return o.datagrams(ctx, f, ownerUDP, func(ctx context.Context, k *carried) (*session.Flow, error) {
+		return k.client.DialUDP(ctx, f.Dst())
+	})
 }
 
 // DialEcho opens a flow of ICMP echo through the exit.
 func (o *onward) DialEcho(ctx context.Context, f stack.Flow) (stack.PacketConn, error) {
-	return o.datagrams(ctx, func(k *carried) (*session.Flow, error) { return k.client.DialEcho(ctx, f.Dst().Addr()) })
+	return o.datagrams(ctx, f, ownerNone, func(ctx context.Context, k *carried) (*session.Flow, error) {
+		return k.client.DialEcho(ctx, f.Dst().Addr())
+	})
 }
 
-func (o *onward) datagrams(ctx context.Context, dial func(*carried) (*session.Flow, error)) (stack.PacketConn, error) {
+func (o *onward) datagrams(ctx context.Context, f stack.Flow, by protocol, dial func(context.Context, *carried) (*session.Flow, error)) (stack.PacketConn, error) {
 	var out *flow
-	err := o.each(ctx, func(k *carried) error {
-		fl, err := dial(k)
+	dst := f.Dst()
+	err := o.each(ctx, o.want(f, by), dst.Addr(), func(ctx context.Context, k *carried, exit wire.NodeID) error {
+		fl, err := dial(ctx, k)
 		if err != nil {
 			return err
 		}
-		out = &flow{Flow: fl, release: sync.OnceFunc(k.done)}
+		out = &flow{Flow: fl, release: sync.OnceFunc(k.done), failed: func(err error) { o.judge(dst.Addr(), exit, err) }}
 		return nil
 	})
 	if err != nil {
@@ -255,9 +257,10 @@ func (o *onward) datagrams(ctx context.Context, dial func(*carried) (*session.Fl
 }
 
 // Resolve has the exit's resolver answer, whatever server was asked.
-func (o *onward) Resolve(ctx context.Context, _ stack.Flow, query []byte) ([]byte, error) {
+func (o *onward) Resolve(ctx context.Context, f stack.Flow, query []byte) ([]byte, error) {
 	var answer []byte
-	err := o.each(ctx, func(k *carried) error {
+	w := circuit.Want{Key: o.isolation.key(f, ownerDNS, true)}
+	err := o.each(ctx, w, netip.Addr{}, func(ctx context.Context, k *carried, _ wire.NodeID) error {
 		a, err := k.client.Exchange(ctx, query)
 		if err != nil {
 			return err
@@ -284,7 +287,7 @@ func (o *onward) DialContext(ctx context.Context, _, address string) (net.Conn, 
 	if err != nil {
 		return nil, err
 	}
-	s, err := o.stream(ctx, netip.AddrPortFrom(addr, uint16(number)))
+	s, err := o.stream(ctx, stack.NewFlow(netip.AddrPort{}, netip.AddrPortFrom(addr, uint16(number))))
 	if err != nil {
 		return nil, err
 	}
@@ -313,11 +316,15 @@ func (s *stream) Close() error {
 type flow struct {
 	*session.Flow
 	release func()
+	failed  func(error) // what the exit says of the destination
 }
 
 // Read reads one datagram; errors are those the stack knows.
 func (f *flow) Read(p []byte) (int, error) {
 	n, err := f.Flow.Read(p)
+	if err != nil {
+		f.failed(err)
+	}
 	return n, onwardError(err)
 }
 

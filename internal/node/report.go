@@ -25,7 +25,7 @@ func (n *Node) Status() control.Status {
 	s := control.Status{
 		Schema: control.Schema, Version: version(), Node: n.id.ID.String(), Roles: n.roles(),
 		State: state, Since: since.Unix(), PID: os.Getpid(), Started: n.started.Unix(),
-		Hops: n.cfg.Client.Hops, Listen: []control.Listening{}, Links: len(n.links.up()), Circuits: len(circuits),
+		Hops: n.client.route().hops, Listen: []control.Listening{}, Links: len(n.links.up()), Circuits: len(circuits),
 		Relayed: n.sw.Open(), Problems: []control.Problem{},
 	}
 	if state != control.StateOff {

@@ -34,3 +34,6 @@ func (b *bucket) ready(now time.Time) time.Time {
 	b.refill(now)
 	return now.Add(time.Duration(max(0, 1-b.tokens) / b.rate * float64(time.Second)))
 }
+
+// give adds a token, beyond the rate.
+func (b *bucket) give() { b.tokens = min(b.burst, b.tokens+1) }

@@ -63,6 +63,7 @@ func (b *Builder) Build(ctx context.Context, path []*netmap.Record) (*Circuit, e
 		c.hops = append(c.hops, r.ID)
 	}
 	for i, r := range path {
+		asked := time.Now()
 		h, msg1, err := onion.StartHop(r.ID, r.KEM, suites)
 		if err == nil {
 			err = b.ask(c, i, tiers[i], msg1)
@@ -70,6 +71,7 @@ func (b *Builder) Build(ctx context.Context, path []*netmap.Record) (*Circuit, e
 		if err == nil {
 			err = c.join(ctx, h)
 		}
+		c.trip.Store(int64(time.Since(asked)))
 		if err != nil {
 			c.Close()
 			return nil, blame(i, err)

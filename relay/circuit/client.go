@@ -30,7 +30,9 @@ type Circuit struct {
 	assembler wire.Assembler
 
 	users atomic.Int32
-	idle  func() // called when users falls to zero; set by the pool before use
+	idle  func()       // called when users falls to zero; set by the pool before use
+	key   Key          // of the flows that use it; the pool locks it
+	trip  atomic.Int64 // the round trip to the last hop, ns
 }
 
 // circuits numbers circuits for people; the numbers never leave the node.
@@ -105,6 +107,13 @@ func (c *Circuit) Hops() []wire.NodeID { return c.hops }
 // Exit returns the last hop.
 func (c *Circuit) Exit() wire.NodeID { return c.hops[len(c.hops)-1] }
 
+// Trip is the last measured round trip to the exit: at first that of the build's
+// last step.
+func (c *Circuit) Trip() time.Duration { return time.Duration(c.trip.Load()) }
+
+// Measured notes a round trip to the exit that the session has measured.
+func (c *Circuit) Measured(trip time.Duration) { c.trip.Store(int64(trip)) }
+
 // Use begins n more uses of a circuit that is in use.
 func (c *Circuit) Use(n int) { c.users.Add(int32(n)) }
 
@@ -127,13 +136,14 @@ type Status struct {
 	Streams  int // uses begun and not released
 	Sent     wire.Cells
 	Received wire.Cells
+	Trip     time.Duration // the last measured round trip to the exit
 }
 
 // Status returns a snapshot.
 func (c *Circuit) Status() Status {
 	lane := c.lane.Load().Status()
 	s := Status{ID: c.id, Hops: c.hops, Tier: lane.Tier, Open: true, Created: c.created,
-		Streams: int(c.users.Load()), Sent: lane.Sent, Received: lane.Received}
+		Streams: int(c.users.Load()), Sent: lane.Sent, Received: lane.Received, Trip: c.Trip()}
 	select {
 	case <-c.out.done:
 		s.Open = false

@@ -15,6 +15,7 @@ import (
 // Tunables of the pool; the first two are defaults.
 const (
 	defaultReady    = 3
+	defaultMost     = 64
 	defaultLifetime = 10 * time.Minute
 	avoidTime       = 2 * time.Minute        // how long a node that failed is avoided
 	backoffFirst    = 200 * time.Millisecond // after a failed build, doubling
@@ -32,6 +33,9 @@ type PoolConfig struct {
 	Choose func(avoid []wire.NodeID) ([]*netmap.Record, error)
 	// ChooseTo is the same for paths to one exit. nil: GetTo builds none.
 	ChooseTo func(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error)
+	// ChooseFor is the same for paths to an exit that a want asks for, whatever its
+	// key. nil: what no circuit serves waits for one by chance.
+	ChooseFor func(w Want, avoid []wire.NodeID) ([]*netmap.Record, error)
 	// Retire closes a circuit that is too old and not in use; it must not block.
 	// nil: Circuit.Close.
 	Retire func(*Circuit)
@@ -40,6 +44,7 @@ type PoolConfig struct {
 	Opened func(*Circuit)
 
 	Ready    int           // circuits kept ready; 0: 3
+	Most     int           // circuits at a time; 0: 64, at least Ready
 	Lifetime time.Duration // after the first use; 0: ten minutes
 }
 
@@ -48,6 +53,11 @@ type PoolConfig struct {
 // by a random part, and avoids the node that failed for a while. A circuit is
 // retired some time after its first use and closed when nothing uses it any
 // more.
+//
+// A circuit that was used belongs to the isolation key of its first flow, so
+// circuits are kept ready beside those in use. New keys get one of the ready ones,
+// drawn by what is known of their speed and reliability. When there are as many
+// circuits as there may be, the one that was idle for longest makes room.
 type Pool struct {
 	cfg  PoolConfig
 	kick chan struct{} // capacity 1: something has changed for Run
@@ -59,18 +69,26 @@ type Pool struct {
 	fails   int                       // attempts failed in a row
 	retry   time.Time                 // no attempt before it
 	builds  *bucket
+	demands int // builds under way for wants that no circuit serves
+	ratings ratings
+	known   map[Key]bool // keys that have had a circuit; forgotten when there are too many
+	sampled time.Time
 	changed chan struct{} // closed and replaced when a circuit is added
 	stopped bool
 
 	watchers sync.WaitGroup // a goroutine for each member, until it has closed
 }
 
-// member is a circuit of the pool. usedAt is zero before its first use; claimed
-// means that GetTo's caller has it for itself.
+// member is a circuit of the pool. usedAt is zero before its first use, of which
+// its key is; claimed means that GetTo's caller has it for itself, old that it
+// gets no new flows.
 type member struct {
 	c       *Circuit
+	exit    *netmap.Record
 	usedAt  time.Time
 	claimed bool
+	old     bool
+	cells   wire.Cells // received when the throughput was sampled last
 }
 
 // NewPool checks the configuration; Run starts the work.
@@ -81,6 +99,10 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	if cfg.Ready <= 0 {
 		cfg.Ready = defaultReady
 	}
+	if cfg.Most <= 0 {
+		cfg.Most = defaultMost
+	}
+	cfg.Most = max(cfg.Most, cfg.Ready)
 	if cfg.Retire == nil {
 		cfg.Retire = (*Circuit).Close
 	}
@@ -89,58 +111,9 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	}
 	return &Pool{
 		cfg: cfg, kick: make(chan struct{}, 1), avoid: make(map[wire.NodeID]time.Time), changed: make(chan struct{}),
+		ratings: make(ratings), known: make(map[Key]bool),
 		builds: newBucket(buildRate, float64(cfg.Ready+buildSpare), time.Now()),
 	}, nil
-}
-
-// Get returns a circuit that may be used, at once if one is ready: the one in
-// use at present, so that a destination sees one exit at a time. The caller
-// calls Release on it when its stream is over. When ctx ends first, the error
-// says why there is no circuit.
-func (p *Pool) Get(ctx context.Context) (*Circuit, error) {
-	for {
-		c, changed, err := p.take(time.Now())
-		if c != nil || err != nil {
-			return c, err
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return nil, p.why(ctx.Err())
-		}
-	}
-}
-
-// take picks a circuit and begins a use of it, or returns what to wait for.
-func (p *Pool) take(now time.Time) (*Circuit, <-chan struct{}, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.stopped {
-		return nil, nil, fmt.Errorf("get circuit: %w", ErrClosed)
-	}
-	var best *member
-	for _, m := range p.members {
-		if m.claimed || !p.usable(m, now) {
-			continue
-		}
-		if best == nil || m.usedAt.After(best.usedAt) {
-			best = m
-		}
-	}
-	if best == nil {
-		p.wake()
-		return nil, p.changed, nil
-	}
-	if best.usedAt.IsZero() {
-		best.usedAt = now
-		p.wake() // its retirement is to be planned
-	}
-	best.c.users.Add(1)
-	return best.c, nil, nil
-}
-
-func (p *Pool) usable(m *member, now time.Time) bool {
-	return alive(m.c) && (m.usedAt.IsZero() || now.Sub(m.usedAt) < p.cfg.Lifetime)
 }
 
 func alive(c *Circuit) bool {
@@ -235,12 +208,13 @@ func (p *Pool) tidy(now time.Time) bool {
 	p.mu.Lock()
 	var retired []*Circuit
 	kept := p.members[:0]
-	ready := 0
 	for _, m := range p.members {
 		switch {
 		case p.usable(m, now):
-			ready++
 		case !alive(m.c):
+			if !m.old {
+				p.died(m.c)
+			}
 			continue
 		case m.c.users.Load() == 0:
 			retired = append(retired, m.c)
@@ -250,7 +224,8 @@ func (p *Pool) tidy(now time.Time) bool {
 	}
 	clear(p.members[len(kept):])
 	p.members = kept
-	build := ready < p.cfg.Ready && !now.Before(p.retry) && p.builds.take(now)
+	p.sample(now)
+	build := p.short(now) && !now.Before(p.retry) && p.builds.take(now)
 	p.mu.Unlock()
 	for _, c := range retired {
 		p.cfg.Retire(c)
@@ -268,17 +243,15 @@ func (p *Pool) nextDue(now time.Time) time.Time {
 			next = t
 		}
 	}
-	ready := 0
 	for _, m := range p.members {
-		if !p.usable(m, now) {
-			continue
+		if m.c.users.Load() > 0 && alive(m.c) {
+			sooner(p.sampled.Add(sampleTime))
 		}
-		ready++
-		if !m.usedAt.IsZero() {
+		if p.usable(m, now) && !m.usedAt.IsZero() {
 			sooner(m.usedAt.Add(p.cfg.Lifetime))
 		}
 	}
-	if ready < p.cfg.Ready {
+	if p.short(now) {
 		at := p.builds.ready(now)
 		if p.retry.After(at) {
 			at = p.retry
@@ -305,12 +278,15 @@ func (p *Pool) build(ctx context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.failure, p.fails, p.retry = nil, 0, time.Time{}
-	p.add(&member{c: c})
+	p.add(&member{c: c, exit: path[len(path)-1]})
 }
 
 // add takes a circuit into the pool. Called with mu held, before stop.
 func (p *Pool) add(m *member) {
 	m.c.idle = p.wake
+	for _, id := range m.c.hops {
+		p.ratings.note(id, true)
+	}
 	p.members = append(p.members, m)
 	p.watchers.Go(func() { // ends with the circuit
 		<-m.c.Done()
@@ -357,6 +333,7 @@ func (p *Pool) blameLocked(path []*netmap.Record, err error, now time.Time) {
 	var at *BuildError
 	if errors.As(err, &at) && at.Hop < len(path) {
 		p.avoid[path[at.Hop].ID] = now.Add(avoidTime)
+		p.ratings.note(path[at.Hop].ID, false)
 	}
 }
 

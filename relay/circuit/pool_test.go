@@ -94,7 +94,7 @@ func mustGet(t *testing.T, p *Pool) *Circuit {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c, err := p.Get(ctx)
+	c, err := p.Get(ctx, Want{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestPoolBuildsAheadAndRetires(t *testing.T) {
 		}
 		second.Release()
 		pn.stop()
-		if _, err := pn.pool.Get(t.Context()); !errors.Is(err, ErrClosed) {
+		if _, err := pn.pool.Get(t.Context(), Want{}); !errors.Is(err, ErrClosed) {
 			t.Errorf("Get after the end: %v, want ErrClosed", err)
 		}
 	})
@@ -200,7 +200,7 @@ func TestPoolSaysWhy(t *testing.T) {
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		_, err := pn.pool.Get(ctx)
+		_, err := pn.pool.Get(ctx, Want{})
 		if !errors.Is(err, netmap.ErrNoExit) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("Get: %v, want no exit and deadline exceeded", err)
 		}

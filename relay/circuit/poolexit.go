@@ -33,7 +33,7 @@ func (p *Pool) GetTo(ctx context.Context, lost *Circuit, silent bool) (*Circuit,
 		return c, nil
 	}
 	relays := lost.hops[:len(lost.hops)-1]
-	c, err := p.buildTo(ctx, lost.Exit(), relays)
+	c, err := p.buildTo(ctx, lost, relays)
 	if err == nil {
 		return c, nil
 	}
@@ -63,7 +63,7 @@ func (p *Pool) claim(lost *Circuit, most int) *Circuit {
 	defer p.mu.Unlock()
 	var best *member
 	for _, m := range p.members {
-		if !m.usedAt.IsZero() || !alive(m.c) || m.c.Exit() != lost.Exit() {
+		if !m.usedAt.IsZero() || m.old || !alive(m.c) || m.c.Exit() != lost.Exit() {
 			continue
 		}
 		if n := sharedRelays(m.c, lost); n <= most {
@@ -73,7 +73,7 @@ func (p *Pool) claim(lost *Circuit, most int) *Circuit {
 	if best == nil {
 		return nil
 	}
-	best.usedAt, best.claimed = time.Now(), true
+	best.usedAt, best.claimed, best.c.key = time.Now(), true, lost.key
 	best.c.users.Add(1)
 	p.wake()
 	return best.c
@@ -88,13 +88,13 @@ func sharedRelays(a, b *Circuit) (n int) {
 	return n
 }
 
-// buildTo makes a circuit to exit, without the nodes of avoid if there is such a
+// buildTo makes a circuit to the exit of lost, without the nodes of avoid if there is such a
 // path, and claims it.
-func (p *Pool) buildTo(ctx context.Context, exit wire.NodeID, avoid []wire.NodeID) (*Circuit, error) {
+func (p *Pool) buildTo(ctx context.Context, lost *Circuit, avoid []wire.NodeID) (*Circuit, error) {
 	if p.cfg.ChooseTo == nil {
 		return nil, errNotOffered
 	}
-	path, err := p.chooseTo(exit, avoid)
+	path, err := p.chooseTo(lost.Exit(), avoid)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +114,8 @@ func (p *Pool) buildTo(ctx context.Context, exit wire.NodeID, avoid []wire.NodeI
 		return nil, ErrClosed
 	}
 	c.users.Add(1)
-	p.add(&member{c: c, usedAt: time.Now(), claimed: true})
+	c.key = lost.key
+	p.add(&member{c: c, exit: path[len(path)-1], usedAt: time.Now(), claimed: true})
 	p.wake()
 	return c, nil
 }

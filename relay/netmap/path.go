@@ -41,6 +41,8 @@ type Constraints struct {
 	Guards   []wire.NodeID // nodes we have a live link to; the first hop is one of them
 	Exits    []ExitWish    // in order of preference, the next only if no path fits; none: any exit
 	Families Families      // the exit must reach all of them
+	Port     uint16        // the exit must let it out; 0: any
+	NotExits []wire.NodeID // nodes that are not to be the exit, e.g. since a host refuses them
 	Avoid    []wire.NodeID // nodes that are not to be used, e.g. since they failed
 	MaxTier  wire.Tier     // the tier we are ready to pay on our own link
 }
@@ -161,7 +163,9 @@ type node struct {
 }
 
 func (n *node) serves(w ExitWish, c Constraints) bool {
-	return n.record.Roles&Exit != 0 && n.record.Families&c.Families == c.Families && w.matches(n.record)
+	r := n.record
+	return r.Roles&Exit != 0 && r.Families&c.Families == c.Families && (c.Port == 0 || r.Accepts(c.Port)) &&
+		!slices.Contains(c.NotExits, r.ID) && w.matches(r)
 }
 
 // graph is the part of the map that the constraints leave.

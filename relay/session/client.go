@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"net/netip"
+	"time"
 
 	"cuttle/relay/wire"
 )
@@ -29,6 +30,7 @@ type Client struct {
 	id     wire.SessionID
 	redial Redial
 	poke   chan struct{} // one token: try to attach again at once
+	asked  time.Time     // ATTACH was given to the carrier and is not answered; of keep
 }
 
 // NewClient starts a session on a fresh carrier. redial is asked for another when

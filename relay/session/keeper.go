@@ -42,6 +42,7 @@ func (c *Client) attach(line Line, resume bool) *attachment {
 	t.mu.Lock()
 	acked := t.acked
 	t.mu.Unlock()
+	c.asked = time.Now()
 	if _, err := t.adopt(a, acked); err != nil { // the session has ended
 		line.Close()
 	}
@@ -158,6 +159,7 @@ func (c *Client) answered(ctx context.Context, a *attachment) bool {
 	defer timer.Stop()
 	select {
 	case <-a.answer:
+		c.measured(a)
 	case <-a.carrier.Done():
 		return a.replied()
 	case <-timer.C:
@@ -166,6 +168,15 @@ func (c *Client) answered(ctx context.Context, a *attachment) bool {
 		return false
 	}
 	return true
+}
+
+// measured tells the carrier, if it wants to know, how long the exit took to answer
+// ATTACH: a round trip over the whole circuit.
+func (c *Client) measured(a *attachment) {
+	if l, ok := a.carrier.(interface{ Measured(trip time.Duration) }); ok && !c.asked.IsZero() {
+		l.Measured(time.Since(c.asked))
+	}
+	c.asked = time.Time{}
 }
 
 // watch waits until the carrier has ended, or has gone silent although the exit was
@@ -186,6 +197,7 @@ func (c *Client) watch(a *attachment) (silent bool, refused wire.Code) {
 				return false, wire.CodeResources
 			}
 			answer = nil
+			c.measured(a)
 		case <-a.carrier.Done():
 			if !a.replied() {
 				return false, 0

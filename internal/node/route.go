@@ -1,0 +1,96 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"cuttle/internal/control"
+	"cuttle/relay/circuit"
+	"cuttle/relay/netmap"
+	"cuttle/relay/wire"
+)
+
+// route is how circuits are to go: at first as the configuration says, later as the
+// operator says, until the daemon ends.
+type route struct {
+	hops  int
+	exits []netmap.ExitWish
+	names []string // exits as they were written
+}
+
+// want tells what is wanted now.
+func (c *client) route() route {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.wished
+}
+
+// reroute changes how new circuits go; those in use stay until their last flow has
+// ended. What is zero or nil stays as it is.
+func (c *client) reroute(hops int, exits []string) error {
+	if hops < 0 || hops > wire.MaxHops {
+		return &control.Error{Status: 400, Text: fmt.Sprintf("%d hops", hops), Hint: fmt.Sprintf("want 1 to %d", wire.MaxHops)}
+	}
+	var wishes []netmap.ExitWish
+	if exits != nil && !slices.Equal(exits, []string{"any"}) {
+		var err error
+		if wishes, err = exitWishes(exits); err != nil {
+			return &control.Error{Status: 400, Text: err.Error(), Hint: "want countries (DE) or node addresses, in order of preference, or any"}
+		}
+	}
+	c.mu.Lock()
+	if hops != 0 {
+		c.wished.hops = hops
+	}
+	if exits != nil {
+		c.wished.exits, c.wished.names = wishes, exits
+	}
+	pool := c.pool
+	c.mu.Unlock()
+	if pool != nil {
+		pool.Renew(true)
+	}
+	return nil
+}
+
+// chooseFor finds a path for a want.
+func (c *client) chooseFor(w circuit.Want, avoid []wire.NodeID) ([]*netmap.Record, error) {
+	r := c.route()
+	return c.choosePath(r, r.exits, netmap.Constraints{Avoid: avoid, Families: w.Families, Port: w.Port, NotExits: w.Not})
+}
+
+// other tells why no exit serves a want.
+func (c *client) other(w circuit.Want) error {
+	_, err := c.chooseFor(w, nil)
+	return err
+}
+
+// UpWith captures this machine's traffic over paths as the options say.
+func (n *Node) UpWith(_ context.Context, o control.UpOptions) error {
+	if !n.cfg.Client.Enabled {
+		return errNoClient()
+	}
+	if o.Hops != 0 || o.Exit != nil {
+		if err := n.client.reroute(o.Hops, o.Exit); err != nil {
+			return err
+		}
+	}
+	n.client.want(true)
+	return nil
+}
+
+// NewPath has new flows use circuits that nothing has used.
+func (n *Node) NewPath(context.Context) error {
+	if !n.cfg.Client.Enabled {
+		return errNoClient()
+	}
+	n.client.mu.Lock()
+	pool := n.client.pool
+	n.client.mu.Unlock()
+	if pool == nil {
+		return &control.Error{Status: 409, Text: "this machine's traffic is not captured", Hint: "`cuttle up` first"}
+	}
+	pool.Renew(false)
+	return nil
+}

@@ -1,0 +1,220 @@
+package circuit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// demandMost bounds the builds for wants that no circuit serves, at a time.
+const demandMost = 4
+
+// ErrCrowded is what Get's error is when all circuits that there may be are in use
+// by flows that do not share theirs.
+var ErrCrowded = errors.New("as many isolated circuits are in use as there may be")
+
+// Get returns a circuit that serves the want, at once if one is ready: the one
+// that flows of its key use at present, so that a destination sees one exit at a
+// time. The caller calls Release on it when its stream is over. When ctx ends
+// first, or there is no path that would do, the error says why.
+func (p *Pool) Get(ctx context.Context, w Want) (*Circuit, error) {
+	for {
+		c, changed, demand, err := p.take(time.Now(), &w)
+		if c != nil || err != nil {
+			return c, err
+		}
+		if demand {
+			if err := p.buildFor(ctx, w); err != nil {
+				return nil, fmt.Errorf("get circuit: %w", err)
+			}
+			continue
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, p.why(ctx.Err())
+		}
+	}
+}
+
+// take picks a circuit and begins a use of it, or returns what to wait for, or
+// tells that one is to be built on demand, which is then counted.
+func (p *Pool) take(now time.Time, w *Want) (c *Circuit, changed <-chan struct{}, demand bool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return nil, nil, false, fmt.Errorf("get circuit: %w", ErrClosed)
+	}
+	best, spares, unfit := p.find(now, w)
+	if best == nil {
+		if best = p.ratings.draw(spares); best != nil {
+			best.usedAt, best.c.key = now, w.Key
+			p.met(w.Key)
+			p.wake() // its retirement is to be planned, and its place to be taken
+		}
+	}
+	if best != nil {
+		best.c.users.Add(1)
+		return best.c, nil, false, nil
+	}
+	if !p.room(now) {
+		p.failure = ErrCrowded
+		return nil, p.changed, false, nil
+	}
+	p.wake()
+	if !w.plain() && p.cfg.ChooseFor != nil && (unfit || p.failure == nil && !p.short(now)) && p.demands < demandMost && p.builds.take(now) {
+		p.demands++
+		return nil, nil, true, nil
+	}
+	return nil, p.changed, false, nil
+}
+
+// find looks for the circuit that the want's key uses, oldest first, and for
+// those nobody has used. unfit tells that there are circuits ready, but none that
+// serves it. Called with mu held.
+func (p *Pool) find(now time.Time, w *Want) (best *member, spares []*member, unfit bool) {
+	for _, m := range p.members {
+		if m.claimed || !p.usable(m, now) {
+			continue
+		}
+		unused := m.usedAt.IsZero()
+		switch {
+		case !w.fits(m.exit):
+			unfit = unfit || unused
+		case unused:
+			spares = append(spares, m)
+		case m.c.key == w.Key && (best == nil || m.usedAt.Before(best.usedAt)):
+			best = m
+		}
+	}
+	return best, spares, unfit && len(spares) == 0
+}
+
+// met lets a key that is new have its circuit built beyond the lasting rate: it
+// bounds what others can make us build by closing circuits, not what programs
+// here ask for. Called with mu held.
+func (p *Pool) met(k Key) {
+	if p.known[k] {
+		return
+	}
+	if len(p.known) >= 16*p.cfg.Most {
+		clear(p.known)
+	}
+	p.known[k] = true
+	p.builds.give()
+}
+
+// room tells whether one more circuit may be built, and if not retires the one
+// that was idle for longest. Called with mu held.
+func (p *Pool) room(now time.Time) bool {
+	if len(p.members)+p.demands < p.cfg.Most {
+		return true
+	}
+	var idle *member
+	for _, m := range p.members {
+		if m.c.users.Load() == 0 && !m.claimed && p.usable(m, now) && (idle == nil || m.usedAt.Before(idle.usedAt)) {
+			idle = m
+		}
+	}
+	if idle == nil {
+		return false
+	}
+	idle.old = true
+	p.wake()
+	return true
+}
+
+// short tells whether a circuit is missing: there are to be so many to use, one of
+// them in use at most. Called with mu held.
+func (p *Pool) short(now time.Time) bool {
+	if len(p.members)+p.demands >= p.cfg.Most {
+		return false
+	}
+	usable, unused := 0, 0
+	for _, m := range p.members {
+		if p.usable(m, now) {
+			usable++
+			if m.usedAt.IsZero() {
+				unused++
+			}
+		}
+	}
+	return usable < p.cfg.Ready || unused < p.cfg.Ready-1
+}
+
+func (p *Pool) usable(m *member, now time.Time) bool {
+	return !m.old && alive(m.c) && (m.usedAt.IsZero() || now.Sub(m.usedAt) < p.cfg.Lifetime)
+}
+
+// buildFor makes a circuit that serves the want, or says why there is none.
+func (p *Pool) buildFor(ctx context.Context, w Want) error {
+	avoid := p.avoided(time.Now())
+	path, err := p.cfg.ChooseFor(w, avoid)
+	if err != nil && len(avoid) > 0 {
+		path, err = p.cfg.ChooseFor(w, nil)
+	}
+	var c *Circuit
+	chosen := err == nil
+	if chosen {
+		if c, err = p.cfg.Build(ctx, path); err != nil {
+			p.blame(path, err, time.Now())
+		}
+	}
+	if err == nil && p.cfg.Opened != nil {
+		p.cfg.Opened(c)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.demands--
+	if !chosen {
+		p.builds.give()
+	}
+	if err != nil {
+		return err
+	}
+	if p.stopped {
+		c.Close()
+		return ErrClosed
+	}
+	p.add(&member{c: c, exit: path[len(path)-1]})
+	return nil
+}
+
+// Renew has new flows use new circuits: those in use get no new ones and end when
+// the last flow on them does. all: those that nobody has used are replaced, too,
+// since other paths are wanted.
+func (p *Pool) Renew(all bool) {
+	p.mu.Lock()
+	for _, m := range p.members {
+		m.old = m.old || all || !m.usedAt.IsZero() && !m.claimed
+	}
+	if all {
+		p.retry, p.fails, p.failure = time.Time{}, 0, nil
+	}
+	p.mu.Unlock()
+	p.wake()
+}
+
+// died notes that a circuit has ended that was not to. Called with mu held.
+func (p *Pool) died(c *Circuit) {
+	for _, id := range c.hops {
+		p.ratings.note(id, false)
+	}
+}
+
+// sample measures what circuits in use carry. Called with mu held.
+func (p *Pool) sample(now time.Time) {
+	past := now.Sub(p.sampled)
+	if past < sampleTime {
+		return
+	}
+	for _, m := range p.members {
+		s := m.c.Status()
+		if s.Streams > 0 && past < 2*sampleTime {
+			p.ratings.carried(m.c.hops, float64(s.Received-m.cells)/past.Seconds())
+		}
+		m.cells = s.Received
+	}
+	p.sampled = now
+}

@@ -1,0 +1,50 @@
+package circuit
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+
+	"cuttle/relay/netmap"
+	"cuttle/relay/wire"
+)
+
+// Key says which flows may share a circuit: those with equal keys. It is made by
+// whoever knows the flows, as a keyed hash of what they must not share, so that it
+// tells nothing by itself; it hides itself from printing, logging and encoding all
+// the same. The zero Key is one like any other.
+type Key [16]byte
+
+const hiddenKey = "key(hidden)"
+
+// String hides the key.
+func (Key) String() string { return hiddenKey }
+
+// GoString hides the key.
+func (Key) GoString() string { return hiddenKey }
+
+// Format hides the key from every verb.
+func (Key) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, hiddenKey) }
+
+// LogValue hides the key from slog.
+func (Key) LogValue() slog.Value { return slog.StringValue(hiddenKey) }
+
+// MarshalText hides the key from encoders.
+func (Key) MarshalText() ([]byte, error) { return []byte(hiddenKey), nil }
+
+// Want says which circuits will do for a flow.
+type Want struct {
+	Key      Key
+	Families netmap.Families // the exit's record must name them all
+	Port     uint16          // the exit's record must let it out; 0: any
+	Not      []wire.NodeID   // exits that will not do, e.g. since the destination refuses them
+}
+
+// fits tells whether the exit serves the want.
+func (w *Want) fits(exit *netmap.Record) bool {
+	return exit.Families&w.Families == w.Families && (w.Port == 0 || exit.Accepts(w.Port)) && !slices.Contains(w.Not, exit.ID)
+}
+
+// plain tells whether every exit serves the want.
+func (w *Want) plain() bool { return w.Families == 0 && w.Port == 0 && len(w.Not) == 0 }
