@@ -44,6 +44,8 @@ type neighborhood struct {
 	log       *slog.Logger
 	cameUp    func() // called after a link came up; must not block
 
+	moved     signal // addresses of this machine have changed
+
 	mu   sync.Mutex // guards live and fail
 	live map[wire.NodeID]liveLink
 	fail map[wire.NodeID]string // why a neighbor that we dial has no link
@@ -160,6 +162,7 @@ func (nb *neighborhood) run(ctx context.Context, sw link.Switch, state string) e
 		stop := context.AfterFunc(ctx, func() { _ = masked.Close() })
 		defer stop()
 	}
+	wg.Go(func() { nb.follow(ctx) }) // ends with ctx
 	for id, d := range nb.known {
 		if len(d.Addresses) > 0 {
 			wg.Go(func() { nb.keep(ctx, id, d, sw) }) // ends with ctx
@@ -248,8 +251,8 @@ func (nb *neighborhood) keep(ctx context.Context, id wire.NodeID, d obfs.Descrip
 			case <-ctx.Done():
 			}
 		}
-		started := time.Now()
-		l, err := nb.dial(ctx, id, d, d.Addresses[i%len(d.Addresses)])
+		started, moved := time.Now(), nb.moved.next()
+		l, err := nb.dialUnless(ctx, moved, id, d, d.Addresses[i%len(d.Addresses)])
 		if err == nil {
 			nb.noteFailure(id, "")
 			nb.serve(ctx, l, d.Mask, true, sw)
@@ -264,9 +267,25 @@ func (nb *neighborhood) keep(ctx context.Context, id wire.NodeID, d obfs.Descrip
 		pause = min(2*pause, retryMost)
 		select {
 		case <-time.After(wait):
+		case <-moved:
+			pause = retryFirst
 		case <-ctx.Done():
 		}
 	}
+}
+
+// dialUnless is dial; it gives up when the addresses of this machine change.
+func (nb *neighborhood) dialUnless(ctx context.Context, moved <-chan struct{}, id wire.NodeID, d obfs.Descriptor, address string) (*link.Link, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // ends with cancel
+		select {
+		case <-moved:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return nb.dial(ctx, id, d, address)
 }
 
 func (nb *neighborhood) dial(ctx context.Context, id wire.NodeID, d obfs.Descriptor, address string) (*link.Link, error) {

@@ -79,7 +79,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Node, error) {
 	}
 	n.links = &neighborhood{
 		cfg: link.Config{
-			ID: id.ID, Key: id.Handshake, Record: rec.Bytes(), MaxWindow: cfg.Relay.Window, Budget: link.NewBudget(0),
+			ID: id.ID, Key: id.Handshake, Record: rec.Bytes(), MaxWindow: cfg.Relay.Window, Budget: link.NewBudget(relayMemory(cfg.Relay.Memory, machineMemory())),
 			Check: func(record []byte) (link.Peer, error) {
 				p, err := checkNeighbor(known, cfg.Node.AcceptClients, record)
 				if err == nil && n.links.full(p.ID) {

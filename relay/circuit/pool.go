@@ -69,6 +69,7 @@ type Pool struct {
 	fails   int                       // attempts failed in a row
 	retry   time.Time                 // no attempt before it
 	builds  *bucket
+	renewed int // how often other paths were wanted
 	demands int // builds under way for wants that no circuit serves
 	ratings ratings
 	known   map[Key]bool // keys that have had a circuit; forgotten when there are too many
@@ -263,6 +264,9 @@ func (p *Pool) nextDue(now time.Time) time.Time {
 
 // build makes one circuit and adds it, or notes the failure.
 func (p *Pool) build(ctx context.Context) {
+	p.mu.Lock()
+	begun := p.renewed
+	p.mu.Unlock()
 	path, err := p.choose(time.Now())
 	var c *Circuit
 	if err == nil {
@@ -278,7 +282,7 @@ func (p *Pool) build(ctx context.Context) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.failure, p.fails, p.retry = nil, 0, time.Time{}
-	p.add(&member{c: c, exit: path[len(path)-1]})
+	p.add(&member{c: c, exit: path[len(path)-1], old: p.renewed != begun})
 }
 
 // add takes a circuit into the pool. Called with mu held, before stop.

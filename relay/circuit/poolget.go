@@ -149,6 +149,9 @@ func (p *Pool) usable(m *member, now time.Time) bool {
 
 // buildFor makes a circuit that serves the want, or says why there is none.
 func (p *Pool) buildFor(ctx context.Context, w Want) error {
+	p.mu.Lock()
+	begun := p.renewed
+	p.mu.Unlock()
 	avoid := p.avoided(time.Now())
 	path, err := p.cfg.ChooseFor(w, avoid)
 	if err != nil && len(avoid) > 0 {
@@ -177,7 +180,7 @@ func (p *Pool) buildFor(ctx context.Context, w Want) error {
 		c.Close()
 		return ErrClosed
 	}
-	p.add(&member{c: c, exit: path[len(path)-1]})
+	p.add(&member{c: c, exit: path[len(path)-1], old: p.renewed != begun})
 	return nil
 }
 
@@ -190,6 +193,7 @@ func (p *Pool) Renew(all bool) {
 		m.old = m.old || all || !m.usedAt.IsZero() && !m.claimed
 	}
 	if all {
+		p.renewed++
 		p.retry, p.fails, p.failure = time.Time{}, 0, nil
 	}
 	p.mu.Unlock()

@@ -292,6 +292,26 @@ func TestSilence(t *testing.T) {
 			}
 		})
 	})
+	t.Run("a neighbor that sends but never answers is dead after 60 s", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHostile(t)
+			go func() { // ends with the connection
+				for {
+					if _, err := h.conn.Write(h.seal(wire.AppendPad(nil, 1))); err != nil {
+						return
+					}
+					time.Sleep(time.Second)
+				}
+			}()
+			start := time.Now()
+			err := <-h.end
+			if d := time.Since(start); !errors.Is(err, errDeaf) || d < deafAfter || d > deafAfter+2*keepaliveTick {
+				t.Errorf("ended after %v by %v, want %v after %v", d, err, errDeaf, deafAfter)
+			}
+			_ = h.conn.Close()
+			time.Sleep(2 * time.Second) // the writer ends
+		})
+	})
 	t.Run("a handshake takes 10 s at most", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			for name, f := range map[string]func(net.Conn) error{

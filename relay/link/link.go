@@ -38,6 +38,7 @@ const (
 	keepaliveTick   = 5 * time.Second
 	pingAfter       = 10 * time.Second // docs/protocol.md section 5
 	deadAfter       = 30 * time.Second // docs/protocol.md section 5
+	deafAfter       = 60 * time.Second // docs/protocol.md section 5
 	defaultMaxLanes = 8192
 	spareLanes      = 1024      // beyond the maximum, while refusals are on their way
 	maxControl      = 1024      // frames that wait, the last words on lanes aside
@@ -50,6 +51,7 @@ const (
 // Ways in which a neighbor ends a link by what it sends.
 var (
 	errDead     = errors.New("nothing arrived for 30 s")
+	errDeaf     = errors.New("no answer to a ping for 60 s")
 	errOverflow = errors.New("control queue overflow")
 	errCircuit  = errors.New("frame for an unknown circuit")
 	errState    = errors.New("frame out of place")
@@ -171,6 +173,9 @@ const acceptorBit wire.CircuitID = 1 << 31
 // Peer returns the neighbor, authenticated.
 func (l *Link) Peer() Peer { return l.peer }
 
+// LocalAddr is this end of the connection.
+func (l *Link) LocalAddr() net.Addr { return l.conn.LocalAddr() }
+
 // Done is closed when the link has failed or ended.
 func (l *Link) Done() <-chan struct{} { return l.done }
 
@@ -281,6 +286,10 @@ func (l *Link) watch(ctx context.Context) {
 		case <-tick.C:
 			if l.now()-time.Duration(l.arrived.Load()) >= deadAfter {
 				l.fail(errDead)
+				return
+			}
+			if l.unanswered() >= deafAfter {
+				l.fail(errDeaf)
 				return
 			}
 			l.sendPing()

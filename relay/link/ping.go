@@ -56,3 +56,15 @@ func (l *Link) pong(token uint64) bool {
 	p.rtt.Store(int64(least))
 	return true
 }
+
+// unanswered is how long the PING under way has waited, 0 if none does. A neighbor
+// that sends but does not read, or does not answer, is not kept for ever.
+func (l *Link) unanswered() time.Duration {
+	p := &l.ping
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.token == 0 {
+		return 0
+	}
+	return l.now() - p.sentAt
+}
