@@ -44,7 +44,7 @@ type neighborhood struct {
 	log       *slog.Logger
 	cameUp    func() // called after a link came up; must not block
 
-	moved     signal // addresses of this machine have changed
+	moved signal // addresses of this machine have changed
 
 	mu   sync.Mutex // guards live and fail
 	live map[wire.NodeID]liveLink
