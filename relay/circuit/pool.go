@@ -74,6 +74,7 @@ type Pool struct {
 	ratings ratings
 	known   map[Key]bool // keys that have had a circuit; forgotten when there are too many
 	sampled time.Time
+	beside  *wire.NodeID  // an exit that deserves another circuit; nil: none
 	changed chan struct{} // closed and replaced when a circuit is added
 	stopped bool
 
@@ -90,6 +91,8 @@ type member struct {
 	claimed bool
 	old     bool
 	cells   wire.Cells // received when the throughput was sampled last
+	carried wire.Cells // both ways, then
+	busy    bool       // carries bulk, then
 }
 
 // NewPool checks the configuration; Run starts the work.
@@ -179,6 +182,10 @@ func (p *Pool) Run(ctx context.Context) error {
 		now := time.Now()
 		if p.tidy(now) {
 			p.build(ctx)
+			continue
+		}
+		if exit, ok := p.another(now); ok {
+			p.buildBeside(ctx, exit)
 			continue
 		}
 		p.sleep(ctx, now)

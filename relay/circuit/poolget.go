@@ -55,6 +55,7 @@ func (p *Pool) take(now time.Time, w *Want) (c *Circuit, changed <-chan struct{}
 		}
 	}
 	if best != nil {
+		best = p.quiet(best, now)
 		best.c.users.Add(1)
 		return best.c, nil, false, nil
 	}
@@ -218,7 +219,9 @@ func (p *Pool) sample(now time.Time) {
 		if s.Streams > 0 && past < 2*sampleTime {
 			p.ratings.carried(m.c.hops, float64(s.Received-m.cells)/past.Seconds())
 		}
-		m.cells = s.Received
+		all := s.Sent + s.Received
+		m.busy = float64(all-m.carried) > busyRate*past.Seconds()
+		m.cells, m.carried = s.Received, all
 	}
 	p.sampled = now
 }

@@ -9,10 +9,10 @@ import (
 
 // Tunables of ratings.
 const (
-	ratedMost  = 1024                 // nodes remembered
-	tripFloor  = 5 * time.Millisecond // below it trips count as equal
-	ratingStep = 1.0 / 8              // weight of the newest experience
-	sampleTime = 2 * time.Second      // between samples of the throughput
+	ratedMost  = 1024                   // nodes remembered
+	tripFloor  = 5 * time.Millisecond   // below it trips count as equal
+	ratingStep = 1.0 / 8                // weight of the newest experience
+	sampleTime = 500 * time.Millisecond // between samples of what circuits in use carry
 )
 
 // rating is what we have experienced with a node on our paths.
@@ -55,7 +55,7 @@ func (rs ratings) carried(path []wire.NodeID, perSecond float64) {
 		if perSecond > r.peak {
 			r.peak = perSecond
 		} else {
-			r.peak -= (r.peak - perSecond) / 256 // forgets over minutes
+			r.peak -= (r.peak - perSecond) / 1024 // forgets over minutes
 		}
 	}
 }

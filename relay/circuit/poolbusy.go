@@ -1,0 +1,91 @@
+package circuit
+
+import (
+	"context"
+	"time"
+
+	"cuttle/relay/wire"
+)
+
+// What comes on one circuit comes in one order, so a small request on a circuit
+// that carries a download waits behind it at every relay. The schedulers of links
+// serve circuits that have little to send first; so new streams go to a circuit of
+// their key that carries no bulk, over the same exit, so that a destination goes on
+// seeing one address. Streams stay where they began.
+const (
+	busyRate   = 500 // cells a second, both ways together: bulk (5 Mbit/s)
+	mostToExit = 3   // circuits of one key to one exit because others are busy
+)
+
+// quiet finds a circuit of the same key to the exit of m that carries no bulk, one
+// in use if there is one, or m. Then it also notes that there should be another.
+// Called with mu held.
+func (p *Pool) quiet(m *member, now time.Time) *member {
+	if !m.busy {
+		return m
+	}
+	var used, spare *member
+	number := 0
+	for _, o := range p.members {
+		if o.claimed || !p.usable(o, now) || o.exit.ID != m.exit.ID {
+			continue
+		}
+		switch {
+		case o.usedAt.IsZero():
+			spare = o
+		case o.c.key != m.c.key:
+		default:
+			number++
+			if !o.busy && used == nil {
+				used = o
+			}
+		}
+	}
+	switch {
+	case used != nil:
+		return used
+	case number >= mostToExit:
+		return m
+	case spare != nil:
+		spare.usedAt, spare.c.key = now, m.c.key
+		p.wake() // its place is to be taken
+		return spare
+	case p.cfg.ChooseTo != nil:
+		exit := m.exit.ID
+		p.beside = &exit
+		p.wake()
+	}
+	return m
+}
+
+// another says to which exit Run shall build a circuit because all others to it
+// are busy.
+func (p *Pool) another(now time.Time) (exit wire.NodeID, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.beside == nil || now.Before(p.retry) || len(p.members)+p.demands >= p.cfg.Most || !p.builds.take(now) {
+		return exit, false
+	}
+	exit, p.beside = *p.beside, nil
+	return exit, true
+}
+
+// buildBeside makes one circuit to an exit that is in use. A failure costs
+// nothing: the others are there.
+func (p *Pool) buildBeside(ctx context.Context, exit wire.NodeID) {
+	path, err := p.chooseTo(exit, nil)
+	var c *Circuit
+	if err == nil {
+		c, err = p.cfg.Build(ctx, path)
+	}
+	if err != nil {
+		p.blame(path, err, time.Now())
+		return
+	}
+	if p.cfg.Opened != nil {
+		p.cfg.Opened(c)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.add(&member{c: c, exit: path[len(path)-1]})
+}

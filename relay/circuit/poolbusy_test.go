@@ -1,0 +1,106 @@
+package circuit
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cuttle/relay/netmap"
+	"cuttle/relay/wire"
+)
+
+// bulk sends as much as counts as bulk over c, and lets the pool look at it.
+func bulk(t *testing.T, c *Circuit) {
+	t.Helper()
+	p := make([]byte, wire.SessionPacketSize)
+	for range 4 {
+		for range busyRate {
+			if err := c.Send(wire.PayloadSession, wire.Reliable, p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(sampleTime)
+		synctest.Wait()
+	}
+}
+
+func busyPool(t *testing.T, change func(*PoolConfig)) *poolNet {
+	var pn *poolNet
+	pn = newPoolNet(t, func(cfg *PoolConfig) {
+		cfg.Ready = 1
+		cfg.ChooseTo = func(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) {
+			path, err := pn.choose(avoid)
+			if err == nil && path[2].ID != exit {
+				path[2] = pn.nodes[6].record()
+			}
+			return path, err
+		}
+		if change != nil {
+			change(cfg)
+		}
+	})
+	return pn
+}
+
+func TestPoolKeepsNewStreamsFromBulk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pn := busyPool(t, nil)
+		first := mustGet(t, pn.pool)
+		if again := mustGet(t, pn.pool); again != first {
+			t.Error("two quiet streams are on two circuits")
+		}
+		bulk(t, first)
+		mustGet(t, pn.pool) // asks for another
+		synctest.Wait()
+		second := mustGet(t, pn.pool)
+		if second == first || second.Exit() != first.Exit() {
+			t.Errorf("a stream beside bulk: same circuit %v, same exit %v; want another circuit to the same exit", second == first, second.Exit() == first.Exit())
+		}
+		time.Sleep(2 * sampleTime) // the bulk is over
+		synctest.Wait()
+		bulk(t, second)
+		if third := mustGet(t, pn.pool); third != first {
+			t.Error("the circuit that is quiet again is not used")
+		}
+	})
+}
+
+func TestPoolBoundsCircuitsBesideBulk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pn := busyPool(t, nil)
+		seen := map[*Circuit]bool{}
+		for range 2 * mostToExit {
+			c := mustGet(t, pn.pool)
+			seen[c] = true
+			for c := range seen {
+				bulk(t, c)
+			}
+			for c := range seen { // all of them in one look
+				p := make([]byte, wire.SessionPacketSize)
+				for range busyRate {
+					if err := c.Send(wire.PayloadSession, wire.Reliable, p); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			time.Sleep(sampleTime)
+			synctest.Wait()
+		}
+		if n, _ := open(pn.pool); n > mostToExit {
+			t.Errorf("%d circuits to one exit, want at most %d", n, mostToExit)
+		}
+	})
+}
+
+func TestPoolWithoutAnotherPathUsesTheBusyCircuit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pn := busyPool(t, func(cfg *PoolConfig) { cfg.ChooseTo = nil })
+		first := mustGet(t, pn.pool)
+		bulk(t, first)
+		mustGet(t, pn.pool)
+		synctest.Wait()
+		if c := mustGet(t, pn.pool); c != first {
+			t.Error("another circuit, though there is no path for one")
+		}
+	})
+}
