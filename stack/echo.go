@@ -3,6 +3,7 @@ package stack
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,8 @@ const (
 	echoHead   = 3    // of an echo datagram, see Dialer.DialEcho
 	echoData   = 1472 // bytes that go on; what a packet of 1500 bytes holds
 )
+
+var errEcho = errors.New("not an echo datagram")
 
 // echoProblems says what the statuses of echo datagrams mean; see Dialer.DialEcho.
 var echoProblems = map[byte]problem{2: hostUnreachable, 3: netUnreachable, 5: prohibited, 9: timeExceeded}
@@ -123,7 +126,7 @@ func (s *Stack) echoReplies(f *udpFlow, conn PacketConn) error {
 			return err
 		}
 		if n < echoHead || n > echoHead+echoData {
-			continue
+			return errEcho
 		}
 		sequence := binary.BigEndian.Uint16(b[1:])
 		what, isError := echoProblems[b[0]]
@@ -135,6 +138,8 @@ func (s *Stack) echoReplies(f *udpFlow, conn PacketConn) error {
 		case isError:
 			s.echo.touch(f)
 			s.echoError(f, what, sequence)
+		default:
+			return errEcho
 		}
 	}
 }
