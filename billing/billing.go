@@ -79,8 +79,14 @@ type Config struct {
 	// Direct settles by ERC-20 transfers. Nil means that counts and debts are
 	// kept and nothing is ever paid or asked for.
 	Direct *DirectConfig
+	// Account settles without a chain: debts are paid by saying so on the link.
+	// Not together with Direct.
+	Account bool
 
-	Credit      Amount        // a neighbor that owes more is cut off
+	Credit Amount // a neighbor that owes more is cut off
+	// CreditStart is the credit of a neighbor that has paid nothing yet; it grows by
+	// what was paid, up to Credit. 0: Credit, from the start.
+	CreditStart Amount
 	SettleAbove Amount        // we pay a debt above this
 	SettleAfter time.Duration // or one that has a part older than this
 	MinPayment  Amount        // a smaller debt waits, however old; default 1
@@ -106,6 +112,9 @@ func (c *Config) setDefaults() error {
 	if c.Credit == 0 {
 		c.Credit = DefaultCredit
 	}
+	if c.CreditStart == 0 || c.CreditStart > c.Credit {
+		c.CreditStart = c.Credit
+	}
 	if c.SettleAbove == 0 {
 		c.SettleAbove = DefaultSettleAbove
 	}
@@ -121,7 +130,7 @@ func (c *Config) setDefaults() error {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	if c.Path == "" || c.Self.IsZero() || c.Credit < 0 || c.SettleAbove < 0 || c.MinPayment < 0 ||
+	if c.Path == "" || c.Self.IsZero() || c.Credit < 0 || c.CreditStart < 0 || c.SettleAbove < 0 || c.MinPayment < 0 ||
 		min(c.SettleAfter, c.ScanEvery, c.PollEvery, c.MarkerEvery) < 0 {
 		return errors.New("billing: path or own address is missing, or a limit is negative")
 	}
@@ -134,6 +143,7 @@ type Book struct {
 	ledger  *ledger
 	settler settler
 	ask     chan chan error // Settle asks the chain loop; unbuffered
+	urged   chan struct{}   // a neighbor asks for payment; holds one, more are the same
 
 	mu    sync.Mutex
 	peers map[wire.NodeID]*peer
@@ -154,8 +164,8 @@ type peer struct {
 	row  int64
 	live atomic.Pointer[Neighbor] // nil while there is no link
 
-	receivable, payable atomic.Int64 // durable balances; the writer goroutine sets them
-	lost                atomic.Int64 // value served on links that ended before it was agreed
+	receivable, payable, repaid atomic.Int64 // durable balances; the writer goroutine sets them
+	lost                        atomic.Int64 // value served on links that ended before it was agreed
 
 	mu      sync.Mutex
 	state   Standing
@@ -176,7 +186,7 @@ func Open(cfg Config) (*Book, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Book{cfg: cfg, ledger: l, ask: make(chan chan error), peers: map[wire.NodeID]*peer{}}
+	b := &Book{cfg: cfg, ledger: l, ask: make(chan chan error), urged: make(chan struct{}, 1), peers: map[wire.NodeID]*peer{}}
 	err = b.load()
 	if err == nil {
 		b.settler, err = newSettler(cfg, l)

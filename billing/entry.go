@@ -88,7 +88,12 @@ func (x *tx) refresh(p *peer) error {
 	if err != nil {
 		return err
 	}
-	x.balances[p] = [2]Amount{sidePayable: o, sideReceivable: r}
+	// What was charged to the neighbor and is no longer owed, it has paid.
+	var earned int64
+	if _, err := x.one("SELECT coalesce(-sum(amount), 0) FROM posting WHERE neighbor = ? AND account = 'earned'", []any{p.row}, &earned); err != nil {
+		return err
+	}
+	x.balances[p] = balances{payable: o, receivable: r, repaid: min(Amount(earned), Amount(earned)-r)}
 	return nil
 }
 
@@ -282,6 +287,7 @@ func (x *tx) verify() error {
 		{"payments under way do not sum to the transit account", `
 			SELECT n.id FROM neighbor n
 			WHERE (SELECT coalesce(sum(amount), 0) FROM intent WHERE neighbor = n.id AND state <= 3)
+			    + (SELECT coalesce(sum(cum - acked), 0) FROM promise WHERE neighbor = n.id AND dir = 0)
 			   <> (SELECT coalesce(-sum(amount), 0) FROM posting WHERE neighbor = n.id AND account = 'transit') LIMIT 1`},
 		{"a payment was sent without its bytes", "SELECT id FROM intent WHERE state <> 0 AND NOT EXISTS (SELECT 1 FROM attempt WHERE intent = intent.id) LIMIT 1"},
 	} {

@@ -20,8 +20,7 @@ import (
 var schema string
 
 const (
-	schemaVersion = "1"
-	maxJobs       = 1024 // jobs that wait for the writer; then whoever adds one waits too
+	maxJobs = 1024 // jobs that wait for the writer; then whoever adds one waits too
 )
 
 // ledger is the money file: SQLite with a write-ahead log, synchronous=FULL,
@@ -58,7 +57,7 @@ type tx struct {
 	wrote bool
 	// What refresh has read, for the rest of the program once it is durable; with,
 	// if set, publishes it together with something else.
-	balances map[*peer][2]Amount
+	balances map[*peer]balances
 	with     func(publish func())
 }
 
@@ -105,17 +104,22 @@ func (l *ledger) prepare() error {
 			if err := tx.exec(schema); err != nil {
 				return err
 			}
-			return tx.exec("INSERT INTO meta VALUES ('schema', ?)", schemaVersion)
+			if err := tx.exec("INSERT INTO meta VALUES ('schema', '1')"); err != nil {
+				return err
+			}
+			return tx.migrate("1")
 		})
 	}
 	var version string
 	if err := l.write.QueryRowContext(ctx, "SELECT value FROM meta WHERE key = 'schema'").Scan(&version); err != nil {
 		return fmt.Errorf("not a ledger: %w", err)
 	}
-	if version != schemaVersion {
-		return fmt.Errorf("schema is %q, this program knows %q", version, schemaVersion)
-	}
-	return l.transact(ctx, func(tx *tx) error { return tx.verify() })
+	return l.transact(ctx, func(tx *tx) error {
+		if err := tx.migrate(version); err != nil {
+			return err
+		}
+		return tx.verify()
+	})
 }
 
 // pin refuses a ledger that belongs to another chain or token and marks a new
@@ -162,7 +166,7 @@ func (l *ledger) transact(ctx context.Context, do func(*tx) error) error {
 	if err != nil {
 		return l.fault(err)
 	}
-	x := &tx{Tx: t, ctx: ctx, l: l, balances: map[*peer][2]Amount{}}
+	x := &tx{Tx: t, ctx: ctx, l: l, balances: map[*peer]balances{}}
 	if err := do(x); err != nil {
 		return errors.Join(l.fault(err), ignoreDone(t.Rollback()))
 	}
@@ -181,10 +185,14 @@ func (l *ledger) transact(ctx context.Context, do func(*tx) error) error {
 	return nil
 }
 
+// balances are what refresh has read of one neighbor.
+type balances struct{ payable, receivable, repaid Amount }
+
 func (x *tx) publish() {
 	for p, b := range x.balances {
-		p.receivable.Store(int64(b[sideReceivable]))
-		p.payable.Store(int64(b[sidePayable]))
+		p.receivable.Store(int64(b.receivable))
+		p.payable.Store(int64(b.payable))
+		p.repaid.Store(int64(b.repaid))
 	}
 }
 

@@ -14,6 +14,7 @@ const (
 	kindTally = 2
 	kindAck   = 3
 	kindState = 4
+	kindPay   = 5 // a byte names the way, the rest is the way's own
 )
 
 // Way is a way to settle, as HELLO names it.
@@ -21,8 +22,9 @@ type Way uint8
 
 // The ways that exist.
 const (
-	WayNone   Way = 0 // counts only
-	WayDirect Way = 1 // ERC-20 transfers
+	WayNone    Way = 0 // counts only
+	WayDirect  Way = 1 // ERC-20 transfers
+	WayAccount Way = 2 // said on the link, settled in kind
 )
 
 func (w Way) String() string {
@@ -31,6 +33,8 @@ func (w Way) String() string {
 		return "none"
 	case WayDirect:
 		return "erc20"
+	case WayAccount:
+		return "account"
 	}
 	return fmt.Sprintf("way %d", uint8(w))
 }
@@ -43,6 +47,7 @@ const (
 	Active   Standing = 1 // served
 	Cut      Standing = 2 // new circuits that the neighbor would pay are refused
 	Disputed Standing = 3 // the same, because counts differ
+	Warned   Standing = 4 // served, and soon not if nothing is paid
 )
 
 func (s Standing) String() string {
@@ -53,6 +58,8 @@ func (s Standing) String() string {
 		return "cut"
 	case Disputed:
 		return "disputed"
+	case Warned:
+		return "warned"
 	}
 	return fmt.Sprintf("standing %d", uint8(s))
 }
@@ -63,7 +70,7 @@ type Reason uint8
 // The reasons.
 const (
 	ReasonNone         Reason = 0
-	ReasonCredit       Reason = 1 // owes more than the credit
+	ReasonCredit       Reason = 1 // owes more than the credit, or soon does
 	ReasonCounts       Reason = 2 // counts differ
 	ReasonNoSettlement Reason = 3 // no common way, chain or token, or no bound wallet
 )
@@ -73,7 +80,7 @@ func (r Reason) String() string {
 	case ReasonNone:
 		return ""
 	case ReasonCredit:
-		return "owes more than its credit"
+		return "owes too much for its credit"
 	case ReasonCounts:
 		return "counts differ"
 	case ReasonNoSettlement:
@@ -321,7 +328,7 @@ func parseState(b []byte) (*state, error) {
 	s := &state{standing: Standing(r.u8()), reason: Reason(r.u8())}
 	owed, limit := r.u64(), r.u64()
 	s.owed, s.limit = Amount(owed), Amount(limit) //nolint:gosec // checked next
-	if kind != kindState || s.standing < Active || s.standing > Disputed || s.reason > ReasonNoSettlement || s.owed < 0 || s.limit < 0 {
+	if kind != kindState || s.standing < Active || s.standing > Warned || s.reason > ReasonNoSettlement || s.owed < 0 || s.limit < 0 {
 		r.bad = true
 	}
 	return s, r.end("state")

@@ -34,6 +34,7 @@ type Neighbor struct {
 	agreed   totals        // agreed on this link, durable
 	claimed  counts        // what the neighbor's last marker says it has sent
 	nextMark time.Time
+	nextUrge time.Time // not before this do we look again whether to pay at once
 
 	// Our markers: at most one waits for its answer.
 	seq     uint32
@@ -72,7 +73,7 @@ func (n *Neighbor) Admit(tier wire.Tier) error {
 	}
 	standing, reason := n.judge()
 	switch {
-	case standing == Active:
+	case standing == Active, standing == Warned:
 		return nil
 	case standing == Disputed:
 		return ErrDisputed
@@ -104,11 +105,18 @@ func (n *Neighbor) exposure() (owed, pending, served Amount) {
 	return balance + pending, pending, served
 }
 
+// limit is how much the neighbor may owe: little at first, more by what it has
+// paid (docs/protocol.md section 7.2).
+func (n *Neighbor) limit() Amount {
+	c := &n.book.cfg
+	return min(c.Credit, c.CreditStart+min(Amount(max(n.peer.repaid.Load(), 0)), c.Credit-c.CreditStart))
+}
+
 // judge works out how the neighbor is to be treated and tells it when that has
 // changed. A neighbor far over its credit loses the link.
 func (n *Neighbor) judge() (Standing, Reason) {
 	owed, _, served := n.exposure()
-	limit := n.book.cfg.Credit
+	limit := n.limit()
 	free := n.book.settler.Way() == WayNone
 	n.mu.Lock()
 	disputed, ended, hello := n.disputed, n.ended, n.base != nil
@@ -126,6 +134,8 @@ func (n *Neighbor) judge() (Standing, Reason) {
 		p.state, p.reason = Cut, ReasonNoSettlement
 	case owed > limit:
 		p.state, p.reason = Cut, ReasonCredit
+	case owed > limit/4*3:
+		p.state, p.reason = Warned, ReasonCredit
 	default:
 		p.state, p.reason = Active, ReasonNone
 	}
@@ -189,6 +199,28 @@ func (n *Neighbor) tick(now time.Time) {
 		n.out.Wake()
 	}
 	n.judge()
+	n.hurry(now)
+}
+
+// hurry has a debt looked at before the next scan when the neighbor warns us. A
+// debt that is small by our own measure waits: nobody makes us pay fees for dust.
+func (n *Neighbor) hurry(now time.Time) {
+	c := &n.book.cfg
+	n.peer.mu.Lock()
+	asked := n.peer.told.reason == ReasonCredit
+	n.peer.mu.Unlock()
+	if !asked || Amount(n.peer.payable.Load()) < min(c.CreditStart, c.SettleAbove)/2 {
+		return
+	}
+	n.mu.Lock()
+	due := !now.Before(n.nextUrge)
+	if due {
+		n.nextUrge = now.Add(c.PollEvery)
+	}
+	n.mu.Unlock()
+	if due {
+		n.book.urge()
+	}
 }
 
 // Message takes a BILL frame's body; everything the link received before it has
@@ -222,6 +254,11 @@ func (n *Neighbor) Message(b []byte) error {
 		n.peer.told = *s
 		n.peer.mu.Unlock()
 		return nil
+	case kindPay:
+		if len(b) < 2 || Way(b[1]) != n.book.settler.Way() {
+			return fmt.Errorf("%w: pay of another way", ErrMessage)
+		}
+		return n.book.settler.Message(n, b[2:])
 	}
 	return fmt.Errorf("%w: kind %d", ErrMessage, b[0])
 }
@@ -348,5 +385,24 @@ func (n *Neighbor) flush(ctx context.Context) error {
 		case <-ctx.Done():
 			return fmt.Errorf("agree on counts: %w", ctx.Err())
 		}
+	}
+}
+
+// pay sends a PAY message of a way. A link that has ended needs none: Linked of
+// the next one says it again.
+func (n *Neighbor) pay(way Way, body []byte) {
+	n.mu.Lock()
+	ended := n.ended
+	n.mu.Unlock()
+	if !ended {
+		_ = n.out.Bill(append([]byte{kindPay, byte(way)}, body...))
+	}
+}
+
+// urge asks for a look at debts soon; more than one at a time are one.
+func (b *Book) urge() {
+	select {
+	case b.urged <- struct{}{}:
+	default:
 	}
 }

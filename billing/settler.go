@@ -14,8 +14,9 @@ import (
 )
 
 // settler is a way to settle debts with neighbors. direct pays with ERC-20
-// transfers; unpaid only keeps account. A settler's Poll is called by one
-// goroutine; the rest is safe for concurrent use.
+// transfers, account says on the link what was paid, unpaid only counts. A
+// settler's Poll is called by one goroutine; the rest is safe for concurrent
+// use. Meter, tallies, ledger and credit know no more of a way than this.
 type settler interface {
 	// Way names it in HELLO.
 	Way() Way
@@ -31,18 +32,38 @@ type settler interface {
 	// the chain or the ledger did not answer; it is called again later.
 	Poll(ctx context.Context) (evm.Outcome, error)
 
+	// Linked is called when the HELLOs of a new link are durable: what the neighbor
+	// has not confirmed is said again. It does not block.
+	Linked(n *Neighbor)
+	// Message takes the body of a PAY message of this way. It does not block; an
+	// error ends the link.
+	Message(n *Neighbor, body []byte) error
+
 	introduce(h *hello, self wire.NodeID, now time.Time) error
 }
 
+// silent is embedded by ways that exchange nothing on links.
+type silent struct{}
+
+func (silent) Linked(*Neighbor) {}
+func (silent) Message(*Neighbor, []byte) error {
+	return fmt.Errorf("%w: pay of a way that has none", ErrMessage)
+}
+
 func newSettler(cfg Config, l *ledger) (settler, error) {
-	if cfg.Direct == nil {
-		return unpaid{}, nil
+	switch {
+	case cfg.Direct != nil && cfg.Account:
+		return nil, errors.New("billing: either a chain settles or accounts do")
+	case cfg.Direct != nil:
+		return newDirect(*cfg.Direct, cfg.Now, l)
+	case cfg.Account:
+		return newAccount(l)
 	}
-	return newDirect(*cfg.Direct, cfg.Now, l)
+	return unpaid{}, nil
 }
 
 // unpaid is the settler of nodes that only keep account.
-type unpaid struct{}
+type unpaid struct{ silent }
 
 func (unpaid) Way() Way                          { return WayNone }
 func (unpaid) Accepts(*hello) bool               { return true }
@@ -72,6 +93,7 @@ const (
 
 // direct settles by transfers of one ERC-20 token on one chain.
 type direct struct {
+	silent
 	cfg      DirectConfig
 	ledger   *ledger
 	payments *evm.Payments // nil without a wallet
@@ -198,6 +220,8 @@ func (b *Book) settle(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case answer = <-b.ask:
+		case <-b.urged:
+			nextScan = b.cfg.Now()
 		case <-timer.C:
 		}
 		now := b.cfg.Now()
@@ -291,7 +315,7 @@ func (b *Book) plan(ctx context.Context, now bool) (planned int, err error) {
 		owed := b.settler.Round(Amount(p.payable.Load()))
 		p.mu.Lock()
 		payee, ok := b.settler.CanPay(p.theirs)
-		asked := p.told.standing == Cut && p.told.reason == ReasonCredit
+		asked := p.told.reason == ReasonCredit // warned or cut
 		p.mu.Unlock()
 		if !ok || owed <= 0 || owed < b.cfg.MinPayment {
 			continue

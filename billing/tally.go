@@ -55,6 +55,7 @@ func (n *Neighbor) onHello(b []byte) error {
 		}
 		n.out.Wake() // a marker may have waited for this
 		n.judge()
+		n.book.settler.Linked(n)
 	})
 	return nil
 }
