@@ -119,18 +119,16 @@ func (a account) Message(n *Neighbor, b []byte) error {
 	}
 	cum := int64(u)
 	if b[0] == payConfirm {
-		n.persist(func(tx *tx) error { return tx.confirmed(n.peer, cum) }, func() {})
-		return nil
+		return n.persistPay(func(tx *tx) error { return tx.confirmed(n.peer, cum) }, func() {})
 	}
 	var held int64
-	n.persist(func(tx *tx) (err error) {
+	return n.persistPay(func(tx *tx) (err error) {
 		held, err = tx.claimed(n.peer.row, cum)
 		return err
 	}, func() {
 		n.pay(WayAccount, payBody(payConfirm, held))
 		n.judge()
 	})
-	return nil
 }
 
 // claimed books what the neighbor says it has paid beyond what is booked; what

@@ -52,9 +52,11 @@ type Neighbor struct {
 	told     state // what we announced last
 
 	// Writes to the ledger, in order, the first one under way while busy. At most
-	// three: HELLO, the neighbor's marker, the answer to ours.
+	// three (HELLO, the neighbor's marker, the answer to ours), what Linked reads,
+	// and maxPays.
 	writes []write
 	busy   bool
+	pays   int // PAY messages among writes
 }
 
 type write struct {
@@ -388,13 +390,35 @@ func (n *Neighbor) flush(ctx context.Context) error {
 	}
 }
 
-// pay sends a PAY message of a way. A link that has ended needs none: Linked of
-// the next one says it again.
+// maxPays is how many PAY messages of a neighbor may wait for the ledger. One that
+// keeps to the protocol has two at most.
+const maxPays = 8
+
+// persistPay is persist for a PAY message; an error ends the link.
+func (n *Neighbor) persistPay(do func(*tx) error, then func()) error {
+	n.mu.Lock()
+	n.pays++
+	over := n.pays > maxPays
+	n.mu.Unlock()
+	if over {
+		return fmt.Errorf("%w: too many pay messages at a time", ErrMessage)
+	}
+	n.persist(do, func() {
+		n.mu.Lock()
+		n.pays--
+		n.mu.Unlock()
+		then()
+	})
+	return nil
+}
+
+// pay sends a PAY message of a way. Before the HELLOs and after the link's end
+// there is none: Linked, of this link or the next, says it.
 func (n *Neighbor) pay(way Way, body []byte) {
 	n.mu.Lock()
-	ended := n.ended
+	open := !n.ended && n.base != nil
 	n.mu.Unlock()
-	if !ended {
+	if open {
 		_ = n.out.Bill(append([]byte{kindPay, byte(way)}, body...))
 	}
 }

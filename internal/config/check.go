@@ -124,9 +124,11 @@ func (c *Config) checkBilling() error {
 	switch b.Mode {
 	case "none":
 		return nil
+	case "account":
+		return c.checkDebts()
 	case "paid":
 	default:
-		return fmt.Errorf("billing.mode %q: want none or paid", b.Mode)
+		return fmt.Errorf("billing.mode %q: want none, account or paid", b.Mode)
 	}
 	if len(b.RPC) == 0 {
 		return errors.New("billing.rpc is empty; a paid network needs at least one JSON-RPC endpoint of the chain")
@@ -143,16 +145,22 @@ func (c *Config) checkBilling() error {
 	if b.Consuming != "" && b.PasswordFile == "" {
 		return errors.New("billing.password_file is empty: it unlocks billing.consuming")
 	}
+	if _, err := Wei(b.FeeCap); err != nil {
+		return fmt.Errorf("billing.fee_cap: %w", err)
+	}
+	return c.checkDebts()
+}
+
+// checkDebts checks what holds for every way to settle.
+func (c *Config) checkDebts() error {
+	b := &c.Billing
 	if b.Scan <= 0 || b.SettleAfter <= 0 {
 		return errors.New("billing.scan and billing.settle_after must be above zero, for example \"1h\" and \"24h\"")
 	}
-	for key, v := range map[string]string{"settle_above": b.SettleAbove, "credit": b.Credit} {
+	for key, v := range map[string]string{"settle_above": b.SettleAbove, "credit": b.Credit, "credit_start": b.CreditStart} {
 		if _, err := Amount(v); err != nil {
 			return fmt.Errorf("billing.%s: %w", key, err)
 		}
-	}
-	if _, err := Wei(b.FeeCap); err != nil {
-		return fmt.Errorf("billing.fee_cap: %w", err)
 	}
 	return nil
 }

@@ -111,6 +111,7 @@ type Billing struct {
 	SettleAbove        string   `toml:"settle_above"`
 	SettleAfter        Duration `toml:"settle_after"`
 	Credit             string   `toml:"credit"`
+	CreditStart        string   `toml:"credit_start"`
 	FeeCap             string   `toml:"fee_cap"`
 	Consuming          string   `toml:"consuming"`
 	PasswordFile       string   `toml:"password_file"`

@@ -35,7 +35,7 @@ func TestBadInput(t *testing.T) {
 		"client no guard":  {"[client]\nenabled = true\n", "[[neighbor]]"},
 		"bad network":      {"[exit]\nallow = [\"10.0.0.0\"]\n", "line 2"},
 		"resolver":         {"[exit]\nresolver = \"dns\"\n", "exit.resolver"},
-		"billing mode":     {"[billing]\nmode = \"free\"\n", "want none or paid"},
+		"billing mode":     {"[billing]\nmode = \"free\"\n", "want none, account or paid"},
 		"no rpc":           {"[billing]\nmode = \"paid\"\n", "billing.rpc is empty"},
 		"bad rpc":          {"[billing]\nmode = \"paid\"\nrpc = [\"chain:8545\"]\n", "http://"},
 		"no wallet":        {"[client]\nenabled = true\n[[neighbor]]\ndescriptor = \"x\"\n[billing]\nmode = \"paid\"\nrpc = [\"http://c\"]\n", "consuming wallet"},

@@ -207,7 +207,7 @@ type Account struct {
 	Earned      string    `json:"earned"` // charged to the neighbor since the beginning
 	SpentUnits  string    `json:"spent_units"`
 	Spent       string    `json:"spent"`  // charged by the neighbor since the beginning
-	State       string    `json:"state"`  // "active", "cut", "disputed"
+	State       string    `json:"state"`  // "active", "warned", "cut", "disputed"
 	Reason      string    `json:"reason"` // why it is not active, in words
 	Wallet      string    `json:"wallet"` // the neighbor's earning address, "" when unknown
 	Payments    []Payment `json:"payments"`
@@ -225,7 +225,7 @@ type Wallet struct {
 // Ledger is the answer to GET /v1/ledger.
 type Ledger struct {
 	Schema    int       `json:"schema"`
-	Mode      string    `json:"mode"` // "none" or "paid"
+	Mode      string    `json:"mode"` // "none", "account" or "paid"
 	ChainID   uint64    `json:"chain_id"`
 	Token     string    `json:"token"` // contract address
 	ChainOK   bool      `json:"chain_ok"`

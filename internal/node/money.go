@@ -18,17 +18,24 @@ import (
 )
 
 // openBook opens the ledger and, on a paid network, the wallet and the way to
-// the chain. It returns nil when nobody bills.
+// the chain; with accounts there is neither. It returns nil when nobody bills.
 func openBook(cfg *config.Config, self wire.NodeID, o *onward, log *slog.Logger) (*billing.Book, error) {
 	b := &cfg.Billing
 	if b.Mode == "none" {
 		return nil, nil //nolint:nilnil // no book is a valid outcome, and every user asks
 	}
-	direct, err := openDirect(b, o)
+	var direct *billing.DirectConfig
+	if b.Mode == "paid" {
+		var err error
+		if direct, err = openDirect(b, o); err != nil {
+			return nil, err
+		}
+	}
+	credit, err := config.Amount(b.Credit)
 	if err != nil {
 		return nil, err
 	}
-	credit, err := config.Amount(b.Credit)
+	start, err := config.Amount(b.CreditStart)
 	if err != nil {
 		return nil, err
 	}
@@ -37,8 +44,8 @@ func openBook(cfg *config.Config, self wire.NodeID, o *onward, log *slog.Logger)
 		return nil, err
 	}
 	return billing.Open(billing.Config{
-		Path: filepath.Join(cfg.Node.State, "ledger.db"), Self: self, Direct: direct,
-		Credit: billing.Amount(credit), SettleAbove: billing.Amount(above), SettleAfter: time.Duration(b.SettleAfter),
+		Path: filepath.Join(cfg.Node.State, "ledger.db"), Self: self, Direct: direct, Account: b.Mode == "account",
+		Credit: billing.Amount(credit), CreditStart: billing.Amount(start), SettleAbove: billing.Amount(above), SettleAfter: time.Duration(b.SettleAfter),
 		ScanEvery: time.Duration(b.Scan), PollEvery: min(time.Duration(b.Scan), billing.DefaultPollEvery), Log: log,
 	})
 }
