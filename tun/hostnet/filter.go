@@ -22,6 +22,12 @@ type Filter struct {
 	Own    []netip.Addr     `json:"own,omitempty"`    // of the TUN: nobody else may send to them
 	Peers  []netip.AddrPort `json:"peers,omitempty"`  // where marked sockets may connect to (TCP); none: anywhere
 	Listen []uint16         `json:"listen,omitempty"` // TCP ports of marked listeners
+
+	Past   uint32     `json:"past,omitempty"` // marks what goes past the TUN; 0: nothing does
+	Split  Split      `json:"split,omitzero"`
+	Portal *Portal    `json:"portal,omitempty"`
+	LAN    []Attached `json:"lan,omitempty"` // networks that may be reached beside the TUN
+	Router *Router    `json:"router,omitempty"`
 }
 
 // field is what a term looks at; the text is nft(8)'s.
@@ -44,17 +50,25 @@ const (
 	fragment6  field = "exthdr frag"
 	peerDest   field = "daddr . tcp dport"
 	peerSource field = "saddr . tcp sport"
+
+	user        field = "meta skuid"
+	cgroup      field = "socket cgroupv2"
+	flowMark    field = "ct mark"
+	known       field = "ct state"
+	etherSource field = "ether saddr"
+	clock       field = "meta time"
 )
 
 // term is one condition. Which members count depends on the field.
 type term struct {
 	on     field
 	not    bool
-	text   string       // of devices
+	text   string       // of devices, MAC addresses and cgroups
 	number uint32       // of all others but addresses
 	mask   uint32       // of marks
 	prefix netip.Prefix // of addresses
 	family int          // of peers: 4 or 6
+	long   uint64       // of cgroups and times
 }
 
 // verdict ends a rule; the text is nft(8)'s.
@@ -65,18 +79,39 @@ const (
 	drop       verdict = "drop"
 	reset      verdict = "reject with tcp reset"
 	prohibited verdict = "reject with icmpx admin-prohibited"
+	masquerade verdict = "masquerade"
 )
 
-// entry is one rule: all terms hold, so the verdict counts.
+// entry is one rule: all terms hold, so the verdict counts. With a mark, the
+// packet and its flow get that first.
 type entry struct {
-	terms   []term
-	verdict verdict
+	terms      []term
+	verdict    verdict
+	mark, mask uint32
 }
 
-// chain is a base chain; its policy is to drop.
+// chain is a base chain. Those of the kind filter, the zero one, at the hook
+// that they are named after drop what no entry names; the others let it through.
 type chain struct {
 	name    string
 	entries []entry
+	kind    chainKind
+}
+
+// chainKind is type, hook and priority of a base chain as nft(8) writes them.
+type chainKind string
+
+const (
+	reroutes chainKind = "type route hook output priority mangle"
+	arrives  chainKind = "type filter hook prerouting priority mangle"
+	hides    chainKind = "type nat hook postrouting priority srcnat"
+)
+
+func (c chain) head() string {
+	if c.kind != "" {
+		return string(c.kind) + "; policy accept;"
+	}
+	return "type filter hook " + c.name + " priority filter; policy drop;"
 }
 
 // Numbers of protocols (IANA) and of Ethernet types (IEEE 802).
@@ -101,6 +136,7 @@ const (
 
 var (
 	linkLocal6 = netip.MustParsePrefix("fe80::/10")
+	linkGroups = netip.MustParsePrefix("ff02::/16")
 	// dhcpAgents is where all DHCPv6 servers and relays of a link listen.
 	dhcpAgents = netip.MustParsePrefix("ff02::1:2/128")
 	// dhcpServers is where DHCPv4 questions may go. A lease of a server with a
@@ -116,7 +152,7 @@ func number(on field, n uint32) term          { return term{on: on, number: n} }
 func marked(on field, mark, mask uint32) term { return term{on: on, number: mark, mask: mask} }
 func network(on field, p netip.Prefix) term   { return term{on: on, prefix: p} }
 func peers(on field, family int) term         { return term{on: on, family: family} }
-func when(v verdict, terms ...term) entry     { return entry{terms, v} }
+func when(v verdict, terms ...term) entry     { return entry{terms: terms, verdict: v} }
 func host(a netip.Addr) netip.Prefix          { return netip.PrefixFrom(a, a.BitLen()) }
 func (t term) negated() term                  { t.not = true; return t }
 func with(first []term, rest ...term) []term  { return append(slices.Clone(first), rest...) }
@@ -133,7 +169,15 @@ func (f Filter) peersOf(family int) (out []netip.AddrPort) {
 // chains are the rules of the family inet. Packets of links come first, so that
 // they pass few rules.
 func (f Filter) chains() []chain {
-	return []chain{{"output", f.output()}, {"input", f.input()}, {"forward", nil}}
+	out := []chain{{name: "output", entries: f.output()}, {name: "input", entries: f.input()}, {name: "forward", entries: f.forward()}}
+	if f.Past == 0 {
+		return out
+	}
+	if f.Router != nil && len(f.Router.Direct) > 0 {
+		out = append(out, chain{name: "direct", entries: f.fromDirect(), kind: arrives})
+	}
+	return append(out, chain{name: "split", entries: f.split(), kind: reroutes},
+		chain{name: "leave", entries: []entry{when(masquerade, device(outDevice, "lo").negated(), f.pastTerm(packetMark))}, kind: hides})
 }
 
 func (f Filter) output() []entry {
@@ -150,11 +194,13 @@ func (f Filter) output() []entry {
 		out = append(out, when(accept, f.mark(packetMark)))
 	}
 	out = append(out, when(accept, device(outDevice, "lo")), when(accept, device(outDevice, f.Device)))
+	out = append(out, f.portalDNS()...)
 	// Names are asked for nowhere but in the tunnel, whatever is allowed below.
 	for _, port := range []uint32{dnsPort, dnsTLSPort} {
 		out = append(out, when(reset, number(protocol, protoTCP), number(destPort, port)),
 			when(prohibited, number(protocol, protoUDP), number(destPort, port)))
 	}
+	out = append(append(out, f.outPast()...), f.outLAN()...)
 	out = append(out, ask(nil, nil)...)
 	// No answer to the established: flows from before end here, and at once.
 	return append(out, when(reset, number(protocol, protoTCP)), when(prohibited))
@@ -177,7 +223,7 @@ func ask(v4, v6 []term) []entry {
 }
 
 func (f Filter) input() []entry {
-	var out []entry
+	out := append(f.notBlocked(), f.inPast()...)
 	for _, a := range f.Own { // CVE-2019-14899
 		out = append(out, when(drop, device(inDevice, f.Device).negated(), device(inDevice, "lo").negated(), network(dest, host(a))))
 	}
@@ -207,14 +253,18 @@ func (f Filter) input() []entry {
 	for _, kind := range []uint32{1, 2} {
 		out = append(out, when(accept, number(protocol, protoICMP6), number(type6, kind)))
 	}
-	return out
+	return append(out, f.inLAN()...)
 }
 
 // egress are the rules of each physical device. They see the frames of packet
 // sockets too, whose Ethernet type is read from the frame since the socket may
 // claim another.
-func (f Filter) egress() []entry {
+func (f Filter) egress(name string) []entry {
 	out := []entry{when(accept, f.mark(packetMark)), when(accept, number(etherType, etherARP)), when(accept, number(etherType, etherEAPOL))}
+	if f.Past != 0 {
+		out = append(out, when(accept, f.pastTerm(packetMark)))
+	}
+	out = append(out, f.egressLAN(name)...)
 	return append(out, ask([]term{number(etherType, etherIP4)}, []term{number(etherType, etherIP6)})...)
 }
 
@@ -234,7 +284,7 @@ func (f Filter) text() string {
 		fmt.Fprintf(&b, "  set %s { type ipv%d_addr . inet_service; elements = { %s } }\n", setName(family), family, strings.Join(elements, ", "))
 	}
 	for _, c := range f.chains() {
-		fmt.Fprintf(&b, "  chain %s {\n    type filter hook %s priority filter; policy drop;\n", c.name, c.name)
+		fmt.Fprintf(&b, "  chain %s {\n    %s\n", c.name, c.head())
 		writeEntries(&b, c.entries)
 		b.WriteString("  }\n")
 	}
@@ -242,13 +292,28 @@ func (f Filter) text() string {
 	return b.String()
 }
 
-// egressText writes the rules of one device.
+// egressText writes the rules of the devices: those that have some of their own,
+// and one for all others.
 func (f Filter) egressText() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "table netdev %s {\n  # one for each device but lo and %s, new ones included\n  chain %s {\n", tableName, f.Device, egressChain("DEVICE"))
-	b.WriteString("    type filter hook egress device \"DEVICE\" priority filter; policy drop;\n")
-	writeEntries(&b, f.egress())
-	b.WriteString("  }\n}")
+	fmt.Fprintf(&b, "table netdev %s {\n", tableName)
+	var own []string
+	for _, a := range f.LAN {
+		own = append(own, a.Device)
+	}
+	if f.Router != nil {
+		own = append(own, f.Router.Device)
+	}
+	slices.Sort(own)
+	for _, name := range append(slices.Compact(own), "DEVICE") {
+		if name == "DEVICE" {
+			fmt.Fprintf(&b, "  # one for each %sdevice but lo and %s, new ones included\n", map[bool]string{true: "other "}[len(own) > 0], f.Device)
+		}
+		fmt.Fprintf(&b, "  chain %s {\n    type filter hook egress device %q priority filter; policy drop;\n", egressChain(name), name)
+		writeEntries(&b, f.egress(name))
+		b.WriteString("  }\n")
+	}
+	b.WriteString("}")
 	return b.String()
 }
 
@@ -262,6 +327,9 @@ func writeEntries(b *strings.Builder, entries []entry) {
 		for _, t := range e.terms {
 			b.WriteString(t.String())
 			b.WriteByte(' ')
+		}
+		if e.mark != 0 {
+			fmt.Fprintf(b, "meta mark set meta mark & %#x | %#x ct mark set ct mark & %#x | %#x ", ^e.mask, e.mark, ^e.mask, e.mark)
 		}
 		b.WriteString(string(e.verdict))
 		b.WriteByte('\n')
@@ -277,7 +345,15 @@ func (t term) String() string {
 	switch t.on {
 	case inDevice, outDevice:
 		return fmt.Sprintf("%s %s%q", t.on, not, t.text)
-	case packetMark, socketMark:
+	case cgroup:
+		return fmt.Sprintf("%s level %d %q", t.on, t.number, t.text)
+	case known:
+		return string(t.on) + " established,related"
+	case etherSource:
+		return fmt.Sprintf("%s %s", t.on, t.text)
+	case clock:
+		return fmt.Sprintf("%s < %s", t.on, deadline(t.long))
+	case packetMark, socketMark, flowMark:
 		return fmt.Sprintf("%s & %#x == %#x", t.on, t.mask, t.number)
 	case source, dest:
 		return fmt.Sprintf("%s %s %s%s", ipWord(t.prefix.Addr().Is4()), t.on, not, t.prefix)

@@ -3,6 +3,8 @@ package hostnet
 import (
 	"fmt"
 	"io/fs"
+	"net"
+	"net/netip"
 	"os"
 	"syscall"
 
@@ -37,3 +39,24 @@ func owner(info fs.FileInfo) (uid, gid int) {
 }
 
 func lock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
+
+// FindCgroup finds no cgroup: there are none.
+func FindCgroup(string) (Cgroup, error) { return Cgroup{}, errDarwin }
+
+// MakeCgroup makes no cgroup.
+func MakeCgroup(string) (Cgroup, error) { return Cgroup{}, errDarwin }
+
+// ProcsFile finds no file.
+func (c Cgroup) ProcsFile() (string, error) { return "", errDarwin }
+
+// Join joins nothing.
+func (c Cgroup) Join(int) error { return errDarwin }
+
+// InUse tells that nobody is in the cgroup.
+func (c Cgroup) InUse() bool { return false }
+
+// Station gives no address.
+func Station(string, netip.Addr) (net.HardwareAddr, error) { return nil, errDarwin }
+
+// Networks lists the networks that this host's interfaces are in.
+func Networks() ([]Attached, error) { return nil, errDarwin }

@@ -61,6 +61,9 @@ func Inspect() (Host, error) {
 	}
 	h.AnswersAll = answers == "0"
 	h.Filter, h.Egress = filterWorks(), egressWorks()
+	if err := h.inspectNetworks(); err != nil {
+		return h, err
+	}
 	return h, nil
 }
 
@@ -127,7 +130,7 @@ func (k *system) before(s Step) (Before, error) {
 	case Resolver:
 		f, gone, err := readFile(s.Key)
 		return Before{File: f, Gone: gone}, err
-	case UnreachableRoute, Rule, Address, TunRoute, PacketFilter, EgressFilter:
+	case UnreachableRoute, Rule, Address, TunRoute, PacketFilter, EgressFilter, LANRoute, PastRule:
 		return Before{}, nil
 	}
 	return Before{}, errors.New("unknown kind of step")
@@ -143,7 +146,7 @@ func (k *system) do(s Step) error {
 		return k.loadEgress(s)
 	case UnreachableRoute:
 		return netlink.RouteReplace(unreachable(s))
-	case Rule:
+	case Rule, PastRule:
 		return except(netlink.RuleAdd(rule(s)), unix.EEXIST)
 	case Link:
 		return bringUp(s)
@@ -153,7 +156,7 @@ func (k *system) do(s Step) error {
 			return err
 		}
 		return except(netlink.AddrAdd(link, address(s)), unix.EEXIST)
-	case TunRoute:
+	case TunRoute, LANRoute:
 		link, err := netlink.LinkByName(s.Device)
 		if err != nil {
 			return err
@@ -184,11 +187,11 @@ func (k *system) undo(s Step, b Before) error {
 		return loadRules(nftables.TableFamilyNetdev, nil)
 	case UnreachableRoute:
 		return except(netlink.RouteDel(unreachable(s)), unix.ESRCH)
-	case Rule:
+	case Rule, PastRule:
 		return removeRule(s)
 	case Resolver:
 		return restoreResolver(s.Key, s.Value, b)
-	case Link, Address, TunRoute:
+	case Link, Address, TunRoute, LANRoute:
 		link, err := netlink.LinkByName(s.Device)
 		if errors.As(err, &netlink.LinkNotFoundError{}) {
 			return nil // and everything on it went with it
@@ -206,7 +209,7 @@ func undoOn(link netlink.Link, s Step, b Before) error {
 	switch s.Kind {
 	case Address:
 		return except(netlink.AddrDel(link, address(s)), unix.EADDRNOTAVAIL)
-	case TunRoute:
+	case TunRoute, LANRoute:
 		return except(netlink.RouteDel(through(s, link)), unix.ESRCH)
 	default: // Link
 		var err error
@@ -313,7 +316,11 @@ func unreachable(s Step) *netlink.Route {
 }
 
 func through(s Step, link netlink.Link) *netlink.Route {
-	r := &netlink.Route{Family: family(s.Family), Dst: everywhere(s.Family), Table: s.Table, Priority: tunMetric,
+	dst := everywhere(s.Family)
+	if s.Kind == LANRoute {
+		dst = &net.IPNet{IP: s.Network.Addr().AsSlice(), Mask: net.CIDRMask(s.Network.Bits(), s.Network.Addr().BitLen())}
+	}
+	r := &netlink.Route{Family: family(s.Family), Dst: dst, Table: s.Table, Priority: tunMetric,
 		Type: unix.RTN_UNICAST, Protocol: unix.RTPROT_KERNEL, LinkIndex: link.Attrs().Index}
 	if s.Family == 4 {
 		r.Scope = netlink.SCOPE_LINK
@@ -326,7 +333,10 @@ func rule(s Step) *netlink.Rule {
 	r.Family = family(s.Family)
 	r.Table = s.Table
 	r.Priority = s.Priority
-	r.Invert = true
+	r.Invert = s.Kind == Rule
+	if s.Kind == PastRule {
+		r.Table = unix.RT_TABLE_MAIN
+	}
 	r.Mark, r.Mask = s.Mark, &s.Mask
 	r.Protocol = unix.RTPROT_KERNEL
 	return r

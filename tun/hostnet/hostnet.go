@@ -39,6 +39,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 )
 
 // ErrUnsupported says that this system cannot be captured yet.
@@ -60,6 +61,8 @@ type kernel interface {
 	foreign(p Plan) (removed int, err error)
 	// events sends after anything a plan depends on may have changed, until stop.
 	events() (changed <-chan struct{}, stop func() error, err error)
+	// asleep tells how long the machine has slept since it was started.
+	asleep() time.Duration
 }
 
 // Applied is a plan that is in force.

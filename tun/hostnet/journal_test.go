@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,6 +23,7 @@ type memory struct {
 
 	changed chan struct{}
 	opened  bool // a closing step was undone
+	slept   atomic.Int64
 }
 
 var errDead = errors.New("process is dead")
@@ -69,6 +71,8 @@ func (m *memory) holds(s Step) (bool, error) {
 	key, value := name(s)
 	return m.set[key] == value, m.live()
 }
+
+func (m *memory) asleep() time.Duration { return time.Duration(m.slept.Load()) }
 
 func (m *memory) foreign(Plan) (int, error) { return 0, nil }
 
@@ -382,6 +386,75 @@ func FuzzJournal(f *testing.F) {
 		}
 		for _, r := range records {
 			_ = r.Step.String()
+		}
+	})
+}
+
+// TestLookAfterSleep changes a plan while the machine sleeps, of which no event
+// tells, and wants it mended within a second.
+func TestLookAfterSleep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{set: map[string]string{"net/ipv4/conf/all/rp_filter": "1"}, life: -1, changed: make(chan struct{})}
+		a, err := apply(m, t.TempDir(), somePlan(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		mended := make(chan time.Time, 1)
+		go func() { done <- a.Watch(ctx, func(string) { mended <- time.Now() }) }() // ends with ctx
+		time.Sleep(checkSleep / 2)
+		synctest.Wait()
+		delete(m.set, string(EgressFilter))
+		m.slept.Store(int64(time.Hour))
+		began := time.Now()
+		if at := <-mended; at.Sub(began) > time.Second {
+			t.Errorf("mended %v after the machine woke", at.Sub(began))
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := a.Revert(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestLookRevises has the plan changed from within.
+func TestLookRevises(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{set: map[string]string{"net/ipv4/conf/all/rp_filter": "1"}, life: -1, changed: make(chan struct{})}
+		whole := somePlan(t)
+		a, err := apply(m, t.TempDir(), whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done, wake := make(chan error, 1), make(chan struct{})
+		asked := false
+		go func() { // ends with ctx
+			done <- a.Look(ctx, func(string) {}, wake, func(change func(Plan) error) error {
+				if !asked {
+					return nil
+				}
+				return change(whole.Block())
+			})
+		}()
+		synctest.Wait()
+		asked = true
+		wake <- struct{}{}
+		time.Sleep(checkPause)
+		synctest.Wait()
+		if _, there := m.set["/etc/resolv.conf"]; there || m.set[string(PacketFilter)] == "" || m.opened {
+			t.Errorf("after the change the host is %v, opened %v; want the block alone", m.set, m.opened)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := a.Revert(); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -54,6 +55,11 @@ func (k *system) loadEgress(s Step) error {
 
 // holds tells whether a step is in force, whole.
 func (k *system) holds(s Step) (bool, error) {
+	if s.Stay && s.Device != "" {
+		if _, err := netlink.LinkByName(s.Device); errors.As(err, &netlink.LinkNotFoundError{}) {
+			return true, nil // nothing is there to be kept
+		}
+	}
 	switch s.Kind {
 	case Sysctl:
 		v, err := readSysctl(s.Key)
@@ -70,12 +76,12 @@ func (k *system) holds(s Step) (bool, error) {
 		return list != "" && list == k.egress, err
 	case UnreachableRoute:
 		return tableHolds(unreachable(s))
-	case Rule:
+	case Rule, PastRule:
 		return ruleHolds(rule(s))
 	case Resolver:
 		f, gone, err := readFile(s.Key)
 		return !gone && err == nil && f.Target == "" && string(f.Content) == s.Value, err
-	case Link, Address, TunRoute:
+	case Link, Address, TunRoute, LANRoute:
 		link, err := netlink.LinkByName(s.Device)
 		if err != nil {
 			return false, err
@@ -91,7 +97,7 @@ func holdsOn(link netlink.Link, s Step) (bool, error) {
 		list, err := netlink.AddrList(link, family(map[bool]int{true: 6, false: 4}[s.Address.Is6()]))
 		want := address(s)
 		return slices.ContainsFunc(list, func(a netlink.Addr) bool { return a.IPNet.String() == want.IPNet.String() }), err
-	case TunRoute:
+	case TunRoute, LANRoute:
 		return tableHolds(through(s, link))
 	default: // Link
 		return link.Attrs().Flags&net.FlagUp != 0 && (s.MTU == 0 || link.Attrs().MTU == s.MTU), nil
@@ -129,7 +135,7 @@ func prefix(n *net.IPNet) string {
 func ruleHolds(want *netlink.Rule) (bool, error) {
 	rules, err := netlink.RuleList(want.Family)
 	return slices.ContainsFunc(rules, func(r netlink.Rule) bool {
-		return r.Priority == want.Priority && r.Table == want.Table && r.Invert && r.Mark == want.Mark && r.Mask != nil && *r.Mask == *want.Mask &&
+		return r.Priority == want.Priority && r.Table == want.Table && r.Invert == want.Invert && r.Mark == want.Mark && r.Mask != nil && *r.Mask == *want.Mask &&
 			r.Src == nil && r.Dst == nil && r.IifName == "" && r.OifName == "" && r.UIDRange == nil && r.IPProto == 0 && r.Sport == nil && r.Dport == nil
 	}), err
 }
@@ -146,8 +152,11 @@ func (k *system) foreign(p Plan) (removed int, err error) {
 			case s.Kind == UnreachableRoute:
 				table = s.Table
 				ours = append(ours, *unreachable(s))
-			case s.Kind == TunRoute:
+			case s.Kind == TunRoute, s.Kind == LANRoute:
 				link, err := netlink.LinkByName(s.Device)
+				if s.Stay && errors.As(err, &netlink.LinkNotFoundError{}) {
+					continue
+				}
 				if err != nil {
 					return removed, err
 				}
@@ -223,6 +232,16 @@ func (k *system) events() (<-chan struct{}, func() error, error) {
 		}()
 	}
 	return changed, stop, nil
+}
+
+// asleep compares the clock that stops while the machine sleeps with the one that
+// does not, clock_gettime(2).
+func (k *system) asleep() time.Duration {
+	var boot, awake unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &awake) != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot) != nil {
+		return 0
+	}
+	return time.Duration(boot.Nano() - awake.Nano())
 }
 
 func subscribe(protocol int, groups []int) (*os.File, error) {

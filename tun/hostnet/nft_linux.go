@@ -56,9 +56,8 @@ func loadFilter(f Filter) error {
 			}
 			sets[family] = set
 		}
-		hooks := map[string]*nftables.ChainHook{"output": nftables.ChainHookOutput, "input": nftables.ChainHookInput, "forward": nftables.ChainHookForward}
 		for _, ch := range f.chains() {
-			addChain(c, t, ch, hooks[ch.name], "", sets)
+			addChain(c, t, ch, nil, "", sets)
 		}
 		return nil
 	})
@@ -68,7 +67,7 @@ func loadFilter(f Filter) error {
 func loadEgress(f Filter, devices []string) error {
 	return loadRules(nftables.TableFamilyNetdev, func(c *nftables.Conn, t *nftables.Table) error {
 		for _, d := range devices {
-			addChain(c, t, chain{egressChain(d), f.egress()}, nftables.ChainHookEgress, d, nil)
+			addChain(c, t, chain{name: egressChain(d), entries: f.egress(d)}, nftables.ChainHookEgress, d, nil)
 		}
 		return nil
 	})
@@ -132,16 +131,38 @@ func addPeers(c *nftables.Conn, t *nftables.Table, f Filter, family int) (*nftab
 	return set, nil
 }
 
+// place is where a chain hangs.
+func (ch chain) place() (*nftables.ChainHook, *nftables.ChainPriority, nftables.ChainType, nftables.ChainPolicy) {
+	switch ch.kind {
+	case reroutes:
+		return nftables.ChainHookOutput, nftables.ChainPriorityMangle, nftables.ChainTypeRoute, nftables.ChainPolicyAccept
+	case arrives:
+		return nftables.ChainHookPrerouting, nftables.ChainPriorityMangle, nftables.ChainTypeFilter, nftables.ChainPolicyAccept
+	case hides:
+		return nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, nftables.ChainTypeNAT, nftables.ChainPolicyAccept
+	}
+	hooks := map[string]*nftables.ChainHook{"output": nftables.ChainHookOutput, "input": nftables.ChainHookInput, "forward": nftables.ChainHookForward}
+	return hooks[ch.name], nftables.ChainPriorityFilter, nftables.ChainTypeFilter, nftables.ChainPolicyDrop
+}
+
+// addChain adds ch at its place, or at hook of a device.
 func addChain(c *nftables.Conn, t *nftables.Table, ch chain, hook *nftables.ChainHook, device string, sets map[int]*nftables.Set) {
-	policy := nftables.ChainPolicyDrop
-	kernelChain := c.AddChain(&nftables.Chain{Name: ch.name, Table: t, Hooknum: hook, Priority: nftables.ChainPriorityFilter,
-		Type: nftables.ChainTypeFilter, Policy: &policy, Device: device})
+	at, priority, kind, policy := ch.place()
+	if hook != nil {
+		at = hook
+	}
+	kernelChain := c.AddChain(&nftables.Chain{Name: ch.name, Table: t, Hooknum: at, Priority: priority, Type: kind, Policy: &policy, Device: device})
 	for _, e := range ch.entries {
 		r := &nftables.Rule{Table: t, Chain: kernelChain}
 		for _, term := range e.terms {
 			r.Exprs = append(r.Exprs, expressions(term, t.Family, sets)...)
 		}
+		if e.mark != 0 {
+			r.Exprs = append(r.Exprs, setMarks(e.mark, e.mask)...)
+		}
 		switch e.verdict {
+		case masquerade:
+			r.Exprs = append(r.Exprs, &expr.Masq{})
 		case accept:
 			r.Exprs = append(r.Exprs, &expr.Verdict{Kind: expr.VerdictAccept})
 		case reset:
@@ -175,6 +196,28 @@ func expressions(t term, family nftables.TableFamily, sets map[int]*nftables.Set
 		return append([]expr.Any{&expr.Meta{Key: expr.MetaKeyMARK, Register: register}}, masked(native(t.mask), native(t.number))...)
 	case socketMark:
 		return append([]expr.Any{&expr.Socket{Key: expr.SocketKeyMark, Register: register}}, masked(native(t.mask), native(t.number))...)
+	case flowMark:
+		return append([]expr.Any{&expr.Ct{Key: expr.CtKeyMARK, Register: register}}, masked(native(t.mask), native(t.number))...)
+	case known:
+		return []expr.Any{
+			&expr.Ct{Key: expr.CtKeySTATE, Register: register},
+			&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: native(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED), Xor: native(0)},
+			&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: native(0)}}
+	case user:
+		return []expr.Any{&expr.Meta{Key: expr.MetaKeySKUID, Register: register}, compare(native(t.number)...)}
+	case cgroup:
+		return []expr.Any{&expr.Socket{Key: expr.SocketKeyCgroupv2, Level: t.number, Register: register}, compare(binary.NativeEndian.AppendUint64(nil, t.long)...)}
+	case etherSource:
+		mac, err := net.ParseMAC(t.text)
+		if err != nil {
+			break
+		}
+		return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFTYPE, Register: register}, &expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: binary.NativeEndian.AppendUint16(nil, unix.ARPHRD_ETHER)},
+			load(expr.PayloadBaseLLHeader, 6, 6), compare(mac...)}
+	case clock:
+		return []expr.Any{&expr.Meta{Key: metaTime, Register: register},
+			&expr.Byteorder{SourceRegister: register, DestRegister: register, Op: expr.ByteorderHton, Len: 8, Size: 8},
+			&expr.Cmp{Op: expr.CmpOpLt, Register: register, Data: binary.BigEndian.AppendUint64(nil, t.long)}}
 	case protocol:
 		return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register}, compare(byte(t.number))}
 	case etherType:
@@ -197,6 +240,19 @@ func expressions(t term, family nftables.TableFamily, sets map[int]*nftables.Set
 		return peerLookup(t, sets[t.family])
 	}
 	return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} // a condition nobody has taught us never lets through
+}
+
+// metaTime is NFT_META_TIME_NS of linux/netfilter/nf_tables.h: nanoseconds of the
+// system's clock.
+const metaTime expr.MetaKey = 30
+
+// setMarks marks packet and flow, and leaves bits outside of the mask alone.
+func setMarks(mark, mask uint32) []expr.Any {
+	change := &expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: native(^mask), Xor: native(mark)}
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: register}, change, &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: register},
+		&expr.Ct{Key: expr.CtKeyMARK, Register: register}, change, &expr.Ct{Key: expr.CtKeyMARK, SourceRegister: true, Register: register},
+	}
 }
 
 func addresses(t term, family nftables.TableFamily, op expr.CmpOp) []expr.Any {

@@ -47,6 +47,11 @@ type Config struct {
 	// Listen are the TCP ports of marked listeners.
 	Peers  []netip.AddrPort
 	Listen []uint16
+
+	LAN    bool    // let programs reach private networks that the host is in
+	Split  Split   // what goes past the TUN
+	Portal *Portal // open for a time; nil: closed
+	Router *Router // nil: the host is none
 }
 
 // Host is what a plan depends on.
@@ -57,6 +62,10 @@ type Host struct {
 	AnswersAll   bool // interfaces answer ARP for the addresses of others, the TUN's included (arp_ignore 0)
 	Filter       bool // the kernel has nftables for IPv4 and IPv6 together; a plan needs it
 	Egress       bool // the kernel has nftables' egress hook
+
+	ForceForwarding bool       // the kernel can forward IPv6 of single interfaces
+	AcceptsRA       []string   // interfaces that follow router advertisements while the host does not forward
+	Attached        []Attached // networks that the host is in
 }
 
 // Kind is what a Step changes.
@@ -72,6 +81,8 @@ const (
 	Link             Kind = "link"        // Device up, MTU
 	Address          Kind = "address"     // Device, Address
 	TunRoute         Kind = "route"       // Family, Table, Device
+	LANRoute         Kind = "lan"         // Family, Table, Device, Network
+	PastRule         Kind = "past"        // Family, Mark, Mask, Priority: marked packets ask the main table
 	Resolver         Kind = "resolver"    // Key (path), Value (content)
 )
 
@@ -89,6 +100,9 @@ type Step struct {
 	Key      string     `json:"key,omitempty"`
 	Value    string     `json:"value,omitempty"`
 	Filter   *Filter    `json:"filter,omitempty"`
+
+	Network netip.Prefix `json:"network,omitzero"`
+	Stay    bool         `json:"stay,omitempty"` // of the LAN: in force without a TUN, too, and no loss when the device is gone
 }
 
 // same tells whether two steps make the same change.
@@ -103,21 +117,22 @@ func (s Step) target() string {
 		return string(s.Kind)
 	case Link:
 		return string(s.Kind) + " " + s.Device
-	case UnreachableRoute, Rule, Address, TunRoute:
+	case UnreachableRoute, Rule, Address, TunRoute, LANRoute, PastRule:
 	}
 	return s.String()
 }
 
-// closes tells whether the step keeps traffic in by itself, without a TUN.
+// closes tells whether the step keeps traffic in by itself, without a TUN, or
+// belongs to what is let through even then.
 func (s Step) closes() bool {
 	switch s.Kind {
-	case PacketFilter, EgressFilter, UnreachableRoute, Rule:
+	case PacketFilter, EgressFilter, UnreachableRoute, Rule, LANRoute, PastRule:
 		return true
 	case Sysctl:
-		return s.Device == "" // those of the TUN go with it
+		return s.Device == "" || s.Stay // those of the TUN go with it
 	case Link, Address, TunRoute, Resolver:
 	}
-	return false
+	return s.Stay
 }
 
 // String shows the step as an administrator would write it.
@@ -147,6 +162,10 @@ func (s Step) String() string {
 		return fmt.Sprintf("ip address add %s dev %s noprefixroute", netip.PrefixFrom(s.Address, s.Address.BitLen()), s.Device)
 	case TunRoute:
 		return fmt.Sprintf("ip -%d route add default dev %s table %d metric %d", s.Family, s.Device, s.Table, tunMetric)
+	case LANRoute:
+		return fmt.Sprintf("ip -%d route add %s dev %s table %d metric %d", s.Family, s.Network, s.Device, s.Table, tunMetric)
+	case PastRule:
+		return fmt.Sprintf("ip -%d rule add fwmark %#x/%#x lookup main priority %d", s.Family, s.Mark, s.Mask, s.Priority)
 	case Resolver:
 		return fmt.Sprintf("write %s: %q", s.Key, s.Value)
 	}
@@ -217,7 +236,15 @@ func NewPlan(cfg Config, host Host) (Plan, error) {
 	for _, f := range families {
 		add(Step{Kind: UnreachableRoute, Family: f, Table: cfg.Table})
 	}
+	for _, a := range filter.LAN {
+		if cfg.Router == nil || a.Device != cfg.Router.Device {
+			add(Step{Kind: LANRoute, Family: familyOf(a.Network.Addr()), Table: cfg.Table, Device: a.Device, Network: a.Network, Stay: true})
+		}
+	}
 	for _, f := range families {
+		if filter.Past != 0 {
+			add(Step{Kind: PastRule, Family: f, Mark: filter.Past, Mask: cfg.Mask, Priority: cfg.Priority - 1})
+		}
 		add(Step{Kind: Rule, Family: f, Table: cfg.Table, Mark: cfg.Mark, Mask: cfg.Mask, Priority: cfg.Priority})
 	}
 	use6 := host.IPv6 && !host.IPv6Off
@@ -236,6 +263,7 @@ func NewPlan(cfg Config, host Host) (Plan, error) {
 	for _, f := range families {
 		add(Step{Kind: TunRoute, Family: f, Table: cfg.Table, Device: cfg.Device})
 	}
+	p.Steps = append(p.Steps, cfg.routerSteps(host)...)
 	if cfg.ResolvConf != "" {
 		add(Step{Kind: Resolver, Key: cfg.ResolvConf, Value: resolverFile(cfg.DNS, use6)})
 	}
@@ -251,6 +279,10 @@ func (c *Config) filter(host Host) Filter {
 	}
 	f.Peers = append(f.Peers, c.Peers...)
 	f.Listen = append(f.Listen, c.Listen...)
+	f.LAN, f.Split, f.Portal, f.Router = c.lan(host), c.Split, c.Portal, c.Router
+	if c.past() {
+		f.Past = c.pastMark()
+	}
 	return f
 }
 
@@ -280,7 +312,7 @@ func (c *Config) fill() {
 
 func (c *Config) check() error {
 	switch {
-	case c.Device == "" || len(c.Device) > 15 || strings.ContainsAny(c.Device, "/ \t\n:") || c.Device == "." || c.Device == "..":
+	case !deviceOK(c.Device):
 		return fmt.Errorf("tun name %q: want 1 to 15 characters without slash, colon and space", c.Device)
 	case c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535):
 		return fmt.Errorf("tun mtu %d: want 1280 to 65535", c.MTU)
@@ -288,8 +320,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("mark %#x has bits outside of its mask %#x", c.Mark, c.Mask)
 	case c.Table < 1 || c.Table >= 253 && c.Table <= 255 || c.Table > 0x7fffffff:
 		return fmt.Errorf("table %d: want a number that is not default, main or local (253 to 255)", c.Table)
-	case c.Priority < 1 || c.Priority >= 32766:
-		return fmt.Errorf("rule priority %d: want 1 to 32765, before the main table's rule", c.Priority)
+	case c.Priority < 2 || c.Priority >= 32766:
+		return fmt.Errorf("rule priority %d: want 2 to 32765, before the main table's rule", c.Priority)
 	case c.ResolvConf != "" && !filepath.IsAbs(c.ResolvConf):
 		return errors.New("path of the resolver file must be absolute")
 	}
@@ -306,7 +338,7 @@ func (c *Config) check() error {
 	if slices.Contains(c.Listen, 0) {
 		return errors.New("a listener has no port")
 	}
-	return nil
+	return c.checkSplit()
 }
 
 // resolverFile is the content of the resolver file, resolv.conf(5).

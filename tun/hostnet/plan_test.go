@@ -14,11 +14,32 @@ import (
 var update = flag.Bool("update", false, "write the golden files")
 
 func TestPlanGolden(t *testing.T) {
+	at := func(device, network string) Attached { return Attached{device, netip.MustParsePrefix(network)} }
+	home := Host{IPv6: true, Filter: true, Egress: true, ForceForwarding: true, Attached: []Attached{
+		at("cuttle0", "10.255.255.1/32"), at("eth0", "192.168.1.0/24"), at("eth0", "fd12::/64"), at("eth0", "2001:db8:1::/64"), at("eth0", "fe80::/64"),
+		at("eth1", "203.0.113.0/24"), at("eth1", "10.9.9.9/32"), at("eth1", "192.0.0.0/8"),
+	}}
+	old := home
+	old.ForceForwarding, old.AcceptsRA = false, []string{"eth0", "lan0"}
+	exclude := Cgroup{"cuttle/exclude", 4711}
+	split := Split{Users: []uint32{1001}, Cgroups: []Cgroup{exclude}, Networks: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8:5::/48")}}
+	only := split
+	only.Only = true
+	router := Router{Device: "lan0", Addresses: []netip.Prefix{netip.MustParsePrefix("192.168.77.1/24"), netip.MustParsePrefix("fd77:1:2:3::1/64")}}
+	devices := router
+	devices.Blocked, devices.Direct = []string{"02:00:00:00:00:0b"}, []string{"02:00:00:00:00:0d"}
 	tests := []struct {
 		name string
 		cfg  Config
 		host Host
 	}{
+		{"lan", Config{Device: "cuttle0", LAN: true}, home},
+		{"split", Config{Device: "cuttle0", Split: split}, home},
+		{"only", Config{Device: "cuttle0", Split: only}, home},
+		{"portal", Config{Device: "cuttle0", Portal: &Portal{Cgroup: Cgroup{"cuttle/portal", 42}, Until: 1800000000000000000,
+			Resolvers: []netip.Addr{netip.MustParseAddr("192.168.1.1"), netip.MustParseAddr("fd12::1")}}}, home},
+		{"router", Config{Device: "cuttle0", Router: &router}, home},
+		{"router-devices", Config{Device: "cuttle0", LAN: true, Router: &devices}, old},
 		{"default", Config{Device: "cuttle0", MTU: 1500, ResolvConf: "/etc/resolv.conf"}, Host{IPv6: true, Filter: true, Egress: true}},
 		{"strict", Config{Device: "cuttle0"}, Host{IPv6: true, StrictFilter: true, AnswersAll: true, Filter: true, Egress: true}},
 		{"ipv4", Config{Device: "cuttle0", ResolvConf: "/etc/resolv.conf"}, Host{Filter: true}},
@@ -77,6 +98,15 @@ func TestPlanRefusals(t *testing.T) {
 		{Device: "cuttle0", ResolvConf: "resolv.conf"},
 		{Device: "cuttle0", Peers: []netip.AddrPort{netip.MustParseAddrPort("203.0.113.5:0")}},
 		{Device: "cuttle0", Listen: []uint16{0}},
+		{Device: "cuttle0", Priority: 1},
+		{Device: "cuttle0", Split: Split{Cgroups: []Cgroup{{"/cuttle", 1}}}},
+		{Device: "cuttle0", Split: Split{Cgroups: []Cgroup{{"cuttle", 0}}}},
+		{Device: "cuttle0", Split: Split{Networks: []netip.Prefix{{}}}},
+		{Device: "cuttle0", Portal: &Portal{Cgroup: Cgroup{"cuttle", 1}, Resolvers: []netip.Addr{{}}}},
+		{Device: "cuttle0", Router: &Router{Device: "cuttle0", Addresses: []netip.Prefix{netip.MustParsePrefix("10.1.1.1/24")}}},
+		{Device: "cuttle0", Router: &Router{Device: "lan0"}},
+		{Device: "cuttle0", Router: &Router{Device: "lan0", Addresses: []netip.Prefix{netip.MustParsePrefix("203.0.113.1/24")}}},
+		{Device: "cuttle0", Router: &Router{Device: "lan0", Addresses: []netip.Prefix{netip.MustParsePrefix("10.1.1.1/24")}, Blocked: []string{"tablet"}}},
 		{Device: "cuttle0", DNS: []netip.Addr{netip.MustParseAddr("fe80::1%eth0")}},
 	} {
 		if p, err := NewPlan(cfg, Host{IPv6: true, Filter: true, Egress: true}); err == nil {

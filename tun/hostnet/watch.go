@@ -8,8 +8,9 @@ import (
 )
 
 const (
-	checkAlways = 5 * time.Second       // between checks although nothing was reported
-	checkPause  = 20 * time.Millisecond // between checks at least, if somebody changes things all the time
+	checkAlways = 5 * time.Second        // between checks although nothing was reported
+	checkSleep  = 500 * time.Millisecond // between looks whether the machine has slept
+	checkPause  = 20 * time.Millisecond  // between checks at least, if somebody changes things all the time
 )
 
 // Watch looks after the plan in force until ctx ends (nil): when somebody else
@@ -17,7 +18,14 @@ const (
 // mended. The other layers keep traffic in meanwhile. An error says that a part
 // cannot be mended, for example because the TUN has gone. Nothing else may be
 // done with a before Watch has returned.
-func (a *Applied) Watch(ctx context.Context, mended func(what string)) (err error) {
+func (a *Applied) Watch(ctx context.Context, mended func(what string)) error {
+	return a.Look(ctx, mended, nil, func(func(Plan) error) error { return nil })
+}
+
+// Look is Watch for a plan that changes: before each check, and when something
+// comes from wake, revise is asked, which may call change to put another plan in
+// force. Its error ends Look.
+func (a *Applied) Look(ctx context.Context, mended func(what string), wake <-chan struct{}, revise func(change func(Plan) error) error) (err error) {
 	changed, stop, err := a.kernel.events()
 	if err != nil {
 		return err
@@ -25,6 +33,9 @@ func (a *Applied) Watch(ctx context.Context, mended func(what string)) (err erro
 	defer func() { err = errors.Join(err, stop()) }()
 	regular := time.NewTicker(checkAlways)
 	defer regular.Stop()
+	sleep := time.NewTicker(checkSleep)
+	defer sleep.Stop()
+	asleep := a.kernel.asleep()
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
@@ -33,18 +44,33 @@ func (a *Applied) Watch(ctx context.Context, mended func(what string)) (err erro
 			return nil
 		case <-pause.C:
 		}
+		if err := revise(a.Change); err != nil {
+			return err
+		}
 		if err := a.mend(mended); err != nil {
 			return err
 		}
 		pause.Reset(checkPause)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-changed:
-		case <-regular.C:
+		for waiting := true; waiting; {
+			waiting = false
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-changed:
+			case <-wake:
+			case <-regular.C:
+			case <-sleep.C:
+				// Nobody tells what happened while the machine slept.
+				now := a.kernel.asleep()
+				waiting, asleep = now-asleep < sleepStep, now
+			}
 		}
 	}
 }
+
+// sleepStep is the shortest sleep that is looked after; less is the two clocks
+// being read one after the other.
+const sleepStep = 100 * time.Millisecond
 
 // mend does again what does not hold any more, in the plan's order.
 func (a *Applied) mend(mended func(what string)) error {
