@@ -32,6 +32,7 @@ const usage = `cuttled runs a Cuttle node.
   cuttled resolver -state DIR       write /etc/resolv.conf for a daemon that may not; the request is on standard input
   cuttled release -config FILE      turn the lock off and open this machine after a daemon that is gone
   cuttled check -config FILE        read the configuration and say what is wrong with it
+  cuttled plan -config FILE         print what capturing would put in force on this machine; changes nothing
   cuttled identity -state DIR       print the node's address; makes its keys when missing
   cuttled record -config FILE       print the node's signed record for a network map
   cuttled wallet -out FILE -password-file FILE [-light]
@@ -92,6 +93,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return node.Release(cfg)
 	case "check":
 		_, err := config.Load(*file)
+		return err
+	case "plan":
+		cfg, err := config.Load(*file)
+		if err != nil {
+			return err
+		}
+		plan, err := node.PlanFor(cfg)
+		if err != nil {
+			return err
+		}
+		_, err = io.WriteString(stdout, plan)
 		return err
 	case "identity":
 		if *state == "" {

@@ -32,6 +32,9 @@ type Config struct {
 	Neighbor []Neighbor `toml:"neighbor"`
 	Client   Client     `toml:"client"`
 	Tun      Tun        `toml:"tun"`
+	LAN      LAN        `toml:"lan"`
+	Split    Split      `toml:"split"`
+	Router   Router     `toml:"router"`
 	Relay    Relay      `toml:"relay"`
 	Exit     Exit       `toml:"exit"`
 	Billing  Billing    `toml:"billing"`

@@ -8,5 +8,5 @@ func credentials(fd int) (peer, error) {
 	if err != nil {
 		return peer{}, err
 	}
-	return peer{uid: c.Uid, groups: []uint32{c.Gid}}, nil
+	return peer{uid: c.Uid, pid: int(c.Pid), groups: []uint32{c.Gid}}, nil
 }

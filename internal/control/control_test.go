@@ -310,15 +310,15 @@ func TestAccess(t *testing.T) {
 		peer  peer
 		want  bool
 	}{
-		{"root", "", peer{0, []uint32{0}}, true},
-		{"own user", "", peer{own, []uint32{own}}, true},
-		{"other user, no group", "", peer{1000, []uint32{1000}}, false},
-		{"root's group is not root", "", peer{1000, []uint32{0}}, false},
-		{"no group configured, group number 0 of a zero value", "", peer{1000, []uint32{0, 500}}, false},
-		{"primary group", "ops", peer{1000, []uint32{group}}, true},
-		{"one of several groups", "ops", peer{1000, []uint32{7, group}}, true},
-		{"by the user database", "ops", peer{1002, []uint32{7}}, true},
-		{"other group", "ops", peer{1001, []uint32{7}}, false},
+		{"root", "", peer{uid: 0, groups: []uint32{0}}, true},
+		{"own user", "", peer{uid: own, groups: []uint32{own}}, true},
+		{"other user, no group", "", peer{uid: 1000, groups: []uint32{1000}}, false},
+		{"root's group is not root", "", peer{uid: 1000, groups: []uint32{0}}, false},
+		{"no group configured, group number 0 of a zero value", "", peer{uid: 1000, groups: []uint32{0, 500}}, false},
+		{"primary group", "ops", peer{uid: 1000, groups: []uint32{group}}, true},
+		{"one of several groups", "ops", peer{uid: 1000, groups: []uint32{7, group}}, true},
+		{"by the user database", "ops", peer{uid: 1002, groups: []uint32{7}}, true},
+		{"other group", "ops", peer{uid: 1001, groups: []uint32{7}}, false},
 	} {
 		a := access{uid: own, group: group, groupName: c.group, member: byBook}
 		if got := a.allows(c.peer); got != c.want {

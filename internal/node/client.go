@@ -59,19 +59,23 @@ type client struct {
 	rng   *rand.Rand
 }
 
-func newClient(cfg *config.Config, self wire.NodeID, m *netmap.Map, nb *neighborhood, log *slog.Logger) *client {
+func newClient(cfg *config.Config, self wire.NodeID, m *netmap.Map, nb *neighborhood, log *slog.Logger) (*client, error) {
+	h, err := newHold(cfg, nb.known, log)
+	if err != nil {
+		return nil, err
+	}
 	var seed [32]byte
 	_, _ = crand.Read(seed[:])              // never fails
 	exits, _ := exitWishes(cfg.Client.Exit) // New has read it
 	c := &client{
 		wished: route{cfg.Client.Hops, exits, cfg.Client.Exit},
-		relock: make(chan chan error), beat: make(chan struct{}), hold: &hold{cfg: cfg, known: nb.known, log: log},
+		relock: make(chan chan error), beat: make(chan struct{}), hold: h,
 		cfg: cfg, self: self, mapped: m, guards: nb.up, build: circuit.Builder{Links: nb.lookup},
 		onward: newOnward(cfg.Client), log: log, wish: make(chan bool, 1), state: control.StateOff, since: time.Now(),
 		rng: rand.New(rand.NewChaCha8(seed)),
 	}
 	c.onward.other = c.other
-	return c
+	return c, nil
 }
 
 // want asks for a state; the newest wish counts.
@@ -289,7 +293,7 @@ func (c *client) carry(ctx context.Context, dev tun.Device) error {
 		defer cancel()
 		c.waitDown(ctx)
 	})
-	return runParts(ctx, []part{{"circuits", ignoreEnd(pool.Run)}, {"sessions", c.sessions}, {"proof of the exit", c.prove}, {"netstack", st.Run}, {"capture", c.hold.watch}})
+	return runParts(ctx, []part{{"circuits", ignoreEnd(pool.Run)}, {"sessions", c.sessions}, {"proof of the exit", c.prove}, {"netstack", st.Run}, {"capture", c.hold.watch}, {"lan", c.hold.serveLAN}})
 }
 
 // sessions tells the exits, when the client goes off, that nobody will come back.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cuttle/internal/config"
@@ -18,6 +19,7 @@ import (
 	"cuttle/relay/wire"
 	"cuttle/stack"
 	"cuttle/tun/hostnet"
+	"cuttle/tun/lan"
 )
 
 // lockFile is there, in the state directory, while the lock is on.
@@ -35,8 +37,29 @@ type hold struct {
 	applied *hostnet.Applied // nil: open
 	logged  time.Time
 
-	mu    sync.Mutex // guards lacks and turning the lock
-	lacks []string
+	networks []hostnet.Attached // that the plan in force was computed for
+	dry      bool               // only computes
+	captured bool               // what is in force leads into the TUN
+
+	wake      chan struct{} // capacity 1: something waits
+	lanServer atomic.Pointer[lan.Server]
+	turn      sync.Mutex // one change at a time; taken before mu
+
+	mu        sync.Mutex // guards the fields below and turning the lock
+	lacks     []string
+	words     string         // the plan in force, for people
+	let       hostnet.Filter // of the newest plan
+	choices   choices
+	excluding bool            // somebody has excluded a program
+	portal    *hostnet.Portal // open, or over
+	waiting   []request
+	rerouted  chan struct{} // closed and made anew when the router changes
+}
+
+// newHold reads what operators have chosen before.
+func newHold(cfg *config.Config, known map[wire.NodeID]obfs.Descriptor, log *slog.Logger) (*hold, error) {
+	c, err := readChoices(cfg.Node.State)
+	return &hold{cfg: cfg, known: known, log: log, choices: c, wake: make(chan struct{}, 1), rerouted: make(chan struct{})}, err
 }
 
 func tunMTU(cfg *config.Config) int {
@@ -61,12 +84,16 @@ func (h *hold) plan() (hostnet.Plan, error) {
 			hc.Listen = append(hc.Listen, a.Port())
 		}
 	}
+	if err := h.fillHost(&hc); err != nil {
+		return hostnet.Plan{}, err
+	}
 	p, err := hostnet.NewPlan(hc, host)
 	if err != nil {
 		return p, err
 	}
+	h.networks = host.Attached
 	h.mu.Lock()
-	h.lacks = p.Missing
+	h.lacks, h.let = p.Missing, p.Filter()
 	h.mu.Unlock()
 	return p, nil
 }
@@ -111,7 +138,7 @@ func (h *hold) block() error {
 	if err != nil {
 		return err
 	}
-	return h.force(p.Block())
+	return h.force(p.Block(), false)
 }
 
 // capture leads everything into the TUN, which must be there.
@@ -120,10 +147,12 @@ func (h *hold) capture() error {
 	if err != nil {
 		return err
 	}
-	return h.force(p)
+	return h.force(p, true)
 }
 
-func (h *hold) force(p hostnet.Plan) (err error) {
+func (h *hold) force(p hostnet.Plan, captured bool) (err error) {
+	h.captured = captured
+	h.tellPlan(p.String())
 	if h.applied != nil {
 		return h.applied.Change(p)
 	}
@@ -131,18 +160,28 @@ func (h *hold) force(p hostnet.Plan) (err error) {
 	return err
 }
 
+func (h *hold) tellPlan(words string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.words = words
+}
+
 // watch looks after what is in force until ctx ends.
 func (h *hold) watch(ctx context.Context) error {
-	if h.applied == nil {
-		<-ctx.Done()
-		return nil
+	for h.applied == nil {
+		answerAll(h.takeWaiting(), nil) // it counts from the next time on
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-h.wake:
+		}
 	}
-	return h.applied.Watch(ctx, func(what string) {
+	return h.applied.Look(ctx, func(what string) {
 		if time.Since(h.logged) > logPause {
 			h.logged = time.Now()
 			h.log.Warn("another program has changed this machine's network; it is mended", "what", what)
 		}
-	})
+	}, h.wake, h.revise)
 }
 
 // open puts the host back as it was.
@@ -152,6 +191,7 @@ func (h *hold) open() error {
 	}
 	a := h.applied
 	h.applied = nil
+	h.tellPlan("")
 	if err := a.Revert(); err != nil {
 		return fmt.Errorf("put the host back: %w; the next start or `cuttle down` tries again", err)
 	}
@@ -217,7 +257,10 @@ func Guard(cfg *config.Config, starts bool, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	h := &hold{cfg: cfg, known: known, log: log}
+	h, err := newHold(cfg, known, log)
+	if err != nil {
+		return err
+	}
 	if !cfg.Client.Enabled {
 		return nil
 	}

@@ -92,7 +92,9 @@ func New(cfg *config.Config, log *slog.Logger) (*Node, error) {
 		raw:   &net.Dialer{Control: n.control}, mapped: mapped, known: known, log: log,
 		live: make(map[wire.NodeID]liveLink), fail: make(map[wire.NodeID]string),
 	}
-	n.client = newClient(cfg, id.ID, mapped, n.links, log)
+	if n.client, err = newClient(cfg, id.ID, mapped, n.links, log); err != nil {
+		return nil, err
+	}
 	n.links.cameUp = n.client.retry
 	if n.sw, err = n.newSwitch(); err != nil {
 		return nil, err

@@ -54,7 +54,8 @@ const (
 	user        field = "meta skuid"
 	cgroup      field = "socket cgroupv2"
 	flowMark    field = "ct mark"
-	known       field = "ct state"
+	known       field = "ct state established,related"
+	stray       field = "ct state invalid"
 	etherSource field = "ether saddr"
 	clock       field = "meta time"
 )
@@ -347,14 +348,14 @@ func (t term) String() string {
 		return fmt.Sprintf("%s %s%q", t.on, not, t.text)
 	case cgroup:
 		return fmt.Sprintf("%s level %d %q", t.on, t.number, t.text)
-	case known:
-		return string(t.on) + " established,related"
+	case known, stray:
+		return string(t.on)
 	case etherSource:
 		return fmt.Sprintf("%s %s", t.on, t.text)
 	case clock:
 		return fmt.Sprintf("%s < %s", t.on, deadline(t.long))
 	case packetMark, socketMark, flowMark:
-		return fmt.Sprintf("%s & %#x == %#x", t.on, t.mask, t.number)
+		return fmt.Sprintf("%s & %#x %s %#x", t.on, t.mask, map[bool]string{false: "==", true: "!="}[t.not], t.number)
 	case source, dest:
 		return fmt.Sprintf("%s %s %s%s", ipWord(t.prefix.Addr().Is4()), t.on, not, t.prefix)
 	case peerDest, peerSource:

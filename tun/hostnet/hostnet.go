@@ -249,6 +249,11 @@ func (h Host) withoutPlan(records []record) Host {
 		if r.Step.Kind == Sysctl && strings.HasSuffix(r.Step.Key, "/all/arp_ignore") {
 			h.AnswersAll = true
 		}
+		if r.Step.Kind == Sysctl && strings.HasSuffix(r.Step.Key, "/accept_ra") && r.Step.Value == "2" {
+			h.AcceptsRA = append(h.AcceptsRA, r.Step.Device)
+		}
 	}
+	slices.Sort(h.AcceptsRA)
+	h.AcceptsRA = slices.Compact(h.AcceptsRA)
 	return h
 }

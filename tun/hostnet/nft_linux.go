@@ -197,12 +197,12 @@ func expressions(t term, family nftables.TableFamily, sets map[int]*nftables.Set
 	case socketMark:
 		return append([]expr.Any{&expr.Socket{Key: expr.SocketKeyMark, Register: register}}, masked(native(t.mask), native(t.number))...)
 	case flowMark:
-		return append([]expr.Any{&expr.Ct{Key: expr.CtKeyMARK, Register: register}}, masked(native(t.mask), native(t.number))...)
+		return []expr.Any{&expr.Ct{Key: expr.CtKeyMARK, Register: register},
+			&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: native(t.mask), Xor: native(0)}, compare(native(t.number)...)}
 	case known:
-		return []expr.Any{
-			&expr.Ct{Key: expr.CtKeySTATE, Register: register},
-			&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: native(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED), Xor: native(0)},
-			&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: native(0)}}
+		return flowState(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
+	case stray:
+		return flowState(expr.CtStateBitINVALID)
 	case user:
 		return []expr.Any{&expr.Meta{Key: expr.MetaKeySKUID, Register: register}, compare(native(t.number)...)}
 	case cgroup:
@@ -245,6 +245,13 @@ func expressions(t term, family nftables.TableFamily, sets map[int]*nftables.Set
 // metaTime is NFT_META_TIME_NS of linux/netfilter/nf_tables.h: nanoseconds of the
 // system's clock.
 const metaTime expr.MetaKey = 30
+
+// flowState wants a flow in one of these states.
+func flowState(bits uint32) []expr.Any {
+	return []expr.Any{&expr.Ct{Key: expr.CtKeySTATE, Register: register},
+		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: native(bits), Xor: native(0)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: native(0)}}
+}
 
 // setMarks marks packet and flow, and leaves bits outside of the mask alone.
 func setMarks(mark, mask uint32) []expr.Any {

@@ -31,6 +31,9 @@ var (
 	defaultDNS       = []netip.Addr{netip.MustParseAddr("10.255.255.53"), netip.MustParseAddr("fd63:7574:746c::53")}
 )
 
+// NameServers are the addresses behind the TUN that names are asked for.
+func NameServers() []netip.Addr { return slices.Clone(defaultDNS) }
+
 // Config says how the host's traffic is to be captured. Zero fields but Device
 // mean defaults; an empty ResolvConf leaves the resolver file alone.
 type Config struct {
@@ -188,6 +191,16 @@ func (p Plan) Block() Plan {
 		}
 	}
 	return b
+}
+
+// Filter is what the plan's packet filter lets through; the zero one without.
+func (p Plan) Filter() Filter {
+	for _, s := range p.Steps {
+		if s.Kind == PacketFilter && s.Filter != nil {
+			return *s.Filter
+		}
+	}
+	return Filter{}
 }
 
 // String lists what is missing and the steps.

@@ -206,7 +206,9 @@ func familyOf(a netip.Addr) int {
 // split is the chain that marks what goes past the TUN, before it is routed
 // again. DNS is not marked.
 func (f Filter) split() []entry {
-	out := []entry{when(accept, f.mark(packetMark)), when(accept, device(outDevice, "lo"))}
+	out := []entry{when(accept, f.mark(packetMark)), when(accept, device(outDevice, "lo")),
+		// A flow that has begun in the TUN stays there, and so do errors about it.
+		when(accept, term{on: known}, f.pastTerm(flowMark).negated())}
 	if p := f.Portal; p != nil {
 		for _, r := range p.Resolvers {
 			out = append(out, f.passing(group(p.Cgroup), term{on: clock, long: uint64(p.Until)}, number(protocol, protoUDP), number(destPort, dnsPort), network(dest, host(r))),
@@ -285,7 +287,8 @@ func (f Filter) outPast() []entry {
 	if f.Past == 0 {
 		return nil
 	}
-	return []entry{when(accept, f.pastTerm(packetMark))}
+	// What belongs to no flow would leave with the TUN's address.
+	return []entry{when(drop, f.pastTerm(packetMark), term{on: stray}), when(accept, f.pastTerm(packetMark))}
 }
 
 // outLAN lets out what goes to the LAN; it comes after DNS was refused.
@@ -362,7 +365,7 @@ func (f Filter) forward() []entry {
 		for _, e := range dns(drop) {
 			out = append(out, when(drop, with([]term{in, device(outDevice, f.Device).negated()}, e.terms...)...))
 		}
-		out = append(out, when(accept, in, f.pastTerm(packetMark), back.negated()),
+		out = append(out, when(drop, in, term{on: stray}), when(accept, in, f.pastTerm(packetMark), back.negated()),
 			when(accept, back, term{on: known}, f.pastTerm(flowMark)))
 	}
 	for _, p := range r.Addresses {

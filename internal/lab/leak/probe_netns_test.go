@@ -236,14 +236,17 @@ func cooked(b []byte) error {
 	})
 }
 
-// asUser sends as another user, on a thread that is not used again.
-func asUser(send func([]byte) error) func([]byte) error {
+// asUser sends as another user.
+func asUser(send func([]byte) error) func([]byte) error { return by(1000, send) }
+
+// onOtherThread sends on a thread that is changed first and not used again.
+func onOtherThread(change func() error, send func([]byte) error) func([]byte) error {
 	return func(b []byte) error {
 		done := make(chan error, 1)
 		go func() { // ends at once
 			runtime.LockOSThread()
-			if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, 1000, 1000, 1000); e != 0 {
-				done <- e
+			if err := change(); err != nil {
+				done <- err
 				return
 			}
 			done <- send(b)

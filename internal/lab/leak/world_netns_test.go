@@ -29,6 +29,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if socket := os.Getenv(senderEnv); socket != "" {
+		if err := sendLines(socket); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	hostnettest.Isolate()
 	goleak.VerifyTestMain(m)
 }
@@ -339,6 +346,15 @@ resolv_conf = %q
 		w.spawn("guard")
 		return nil
 	})
+}
+
+// configure adds tables to the client's configuration.
+func (w *world) configure(tables string) {
+	w.t.Helper()
+	f, err := os.OpenFile(w.file("client.toml"), os.O_WRONLY|os.O_APPEND, 0)
+	w.must(err)
+	_, err = f.WriteString(tables)
+	w.must(errors.Join(err, f.Close()))
 }
 
 // spawn runs a daemon in the namespace of the calling thread until the end of

@@ -1,0 +1,609 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"cuttle/internal/config"
+	"cuttle/internal/control"
+	"cuttle/tun/hostnet"
+	"cuttle/tun/lan"
+)
+
+// The cgroups of programs that go past the tunnel, or may see a login page.
+const (
+	excludeGroup = "cuttle/exclude"
+	portalGroup  = "cuttle/portal"
+)
+
+// maxChoices bounds the file of choices, bytes, and maxDevices what it holds.
+const (
+	maxChoices = 1 << 20
+	maxDevices = 1024
+)
+
+// choices are what operators have said at run time; they outlive the daemon and
+// win over the configuration. nil: nobody has said anything.
+type choices struct {
+	LAN      *bool                    `json:"lan,omitempty"`
+	Router   *string                  `json:"router,omitempty"`  // interface, "" for none
+	Network6 netip.Prefix             `json:"network6,omitzero"` // of the LAN, chosen once
+	Devices  map[string]config.Device `json:"devices,omitempty"` // by MAC address
+}
+
+const choicesFile = "choices.json"
+
+func readChoices(dir string) (choices, error) {
+	var c choices
+	path := filepath.Join(dir, choicesFile)
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, nil
+	}
+	if err == nil && info.Size() > maxChoices {
+		err = errors.New("too large")
+	}
+	var b []byte
+	if err == nil {
+		b, err = os.ReadFile(path)
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	if err != nil {
+		return c, fmt.Errorf("read %s, in which the choices of `cuttle lan` and `cuttle router` are: %w", path, err)
+	}
+	return c, nil
+}
+
+func (c choices) write(dir string) error {
+	b, err := json.MarshalIndent(c, "", " ")
+	path := filepath.Join(dir, choicesFile)
+	if err == nil {
+		err = os.WriteFile(path+".new", append(b, '\n'), 0o600)
+	}
+	if err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		return fmt.Errorf("keep this choice: %w", err)
+	}
+	return nil
+}
+
+// request is a change of what is let through. back undoes it if the host does
+// not take it.
+type request struct {
+	done chan error // capacity 1
+	back func()
+}
+
+// adopt makes a change with set, under the mutex, and returns when that is in
+// force. Only then it is kept.
+func (h *hold) adopt(ctx context.Context, set func() (back func())) error {
+	h.turn.Lock()
+	defer h.turn.Unlock()
+	r := request{done: make(chan error, 1)}
+	h.mu.Lock()
+	r.back = set()
+	h.waiting = append(h.waiting, r)
+	h.mu.Unlock()
+	h.poke()
+	select {
+	case err := <-r.done:
+		if err != nil {
+			return err
+		}
+	case <-ctx.Done():
+		return fmt.Errorf("it is not in force yet: %w", ctx.Err())
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.choices.write(h.cfg.Node.State)
+}
+
+func (h *hold) poke() {
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
+// takeWaiting gives the changes that wait to be put in force.
+func (h *hold) takeWaiting() []request {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w := h.waiting
+	h.waiting = nil
+	return w
+}
+
+func answerAll(w []request, err error) {
+	for _, r := range w {
+		r.done <- err
+	}
+}
+
+// revise puts another plan in force when somebody has asked for one, or the
+// networks that this machine is in have changed. It is for the goroutine that
+// watches.
+func (h *hold) revise(change func(hostnet.Plan) error) error {
+	waiting := h.takeWaiting()
+	moved, err := h.moved()
+	if err != nil {
+		return err
+	}
+	if len(waiting) == 0 && !moved {
+		return nil
+	}
+	err = h.replan(change)
+	if err != nil && len(waiting) > 0 {
+		h.mu.Lock()
+		for _, r := range slices.Backward(waiting) {
+			r.back()
+		}
+		h.mu.Unlock()
+		answerAll(waiting, err)
+		return h.replan(change)
+	}
+	answerAll(waiting, err)
+	return err
+}
+
+func (h *hold) replan(change func(hostnet.Plan) error) error {
+	p, err := h.plan()
+	if err != nil {
+		return err
+	}
+	if !h.captured {
+		p = p.Block()
+	}
+	h.tellPlan(p.String())
+	return change(p)
+}
+
+// moved tells whether what the plan depends on has changed by itself: networks,
+// the end of a portal, the last excluded program's.
+func (h *hold) moved() (bool, error) {
+	h.mu.Lock()
+	lanOn, portal := h.lanOn(), h.portal
+	h.mu.Unlock()
+	if portal != nil && time.Now().UnixNano() >= portal.Until {
+		h.mu.Lock()
+		h.portal = nil
+		h.mu.Unlock()
+		return true, nil
+	}
+	if !lanOn {
+		return false, nil
+	}
+	now, err := hostnet.Networks()
+	return err == nil && !slices.Equal(now, h.networks), err
+}
+
+// lanOn and routerOf want the mutex.
+func (h *hold) lanOn() bool {
+	if h.choices.LAN != nil {
+		return *h.choices.LAN
+	}
+	return h.cfg.LAN.Allow
+}
+
+func (h *hold) routerOf() string {
+	if h.choices.Router != nil {
+		return *h.choices.Router
+	}
+	return h.cfg.Router.LAN
+}
+
+// devices are the policies by MAC address; it wants the mutex.
+func (h *hold) devices() map[string]config.Device {
+	out := make(map[string]config.Device)
+	for _, d := range h.cfg.Router.Device {
+		out[d.MAC] = d
+	}
+	for mac, d := range h.choices.Devices {
+		out[mac] = d
+	}
+	return out
+}
+
+// fillHost adds what operators want to be let through to the configuration of a
+// plan.
+func (h *hold) fillHost(hc *hostnet.Config) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	hc.LAN, hc.Portal = h.lanOn(), h.portal
+	hc.Split.Only = h.cfg.Split.Mode == "only"
+	hc.Split.Networks = h.cfg.Split.Networks
+	for _, name := range h.cfg.Split.Users {
+		uid, err := userNumber(name)
+		if err != nil {
+			return err
+		}
+		hc.Split.Users = append(hc.Split.Users, uid)
+	}
+	find := hostnet.MakeCgroup
+	if h.dry {
+		find = hostnet.FindCgroup
+	}
+	for _, path := range h.cfg.Split.Cgroups {
+		g, err := find(path)
+		if err != nil {
+			return err
+		}
+		hc.Split.Cgroups = append(hc.Split.Cgroups, g)
+	}
+	// Without somebody in the group its rules would cost everybody.
+	if g, err := hostnet.FindCgroup(excludeGroup); err == nil && (h.excluding || g.InUse()) && !hc.Split.Only {
+		hc.Split.Cgroups = append(hc.Split.Cgroups, g)
+	}
+	return h.fillRouter(hc)
+}
+
+func (h *hold) fillRouter(hc *hostnet.Config) error {
+	device := h.routerOf()
+	if device == "" {
+		return nil
+	}
+	if !h.choices.Network6.IsValid() {
+		h.choices.Network6 = newNetwork6()
+		if h.dry {
+			h.choices.Network6 = netip.MustParsePrefix("fd00::/64") // stands for the one to be chosen
+		} else if err := h.choices.write(h.cfg.Node.State); err != nil {
+			return err
+		}
+	}
+	r := &hostnet.Router{Device: device, Addresses: []netip.Prefix{
+		h.cfg.Router.Address, netip.PrefixFrom(h.choices.Network6.Addr().Next(), 64),
+	}}
+	for mac, d := range h.devices() {
+		switch control.Policy(d.Policy) {
+		case control.PolicyBlocked:
+			r.Blocked = append(r.Blocked, mac)
+		case control.PolicyDirect:
+			r.Direct = append(r.Direct, mac)
+		case control.PolicyTunnel:
+		}
+	}
+	slices.Sort(r.Blocked)
+	slices.Sort(r.Direct)
+	hc.Router = r
+	return nil
+}
+
+// newNetwork6 makes a unique local network as RFC 4193 section 3.2 wants it.
+func newNetwork6() netip.Prefix {
+	a := [16]byte{0: 0xfd}
+	_, _ = rand.Read(a[1:8]) // never fails
+	return netip.PrefixFrom(netip.AddrFrom16(a), 64)
+}
+
+func userNumber(name string) (uint32, error) {
+	if u, err := user.Lookup(name); err == nil {
+		name = u.Uid
+	}
+	n, err := strconv.ParseUint(name, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("split.users: there is no user %q", name)
+	}
+	return uint32(n), nil
+}
+
+// serveLAN serves the network behind this machine while it is the router of one,
+// until ctx ends.
+func (h *hold) serveLAN(ctx context.Context) error {
+	for ctx.Err() == nil {
+		h.mu.Lock()
+		device, network6, changed := h.routerOf(), h.choices.Network6, h.rerouted
+		h.mu.Unlock()
+		if device == "" {
+			select {
+			case <-ctx.Done():
+			case <-changed:
+			}
+			continue
+		}
+		s, err := lan.New(lan.Config{
+			Device: device, Address: h.cfg.Router.Address, Network6: network6, DNS: hostnet.NameServers(),
+			Lease: time.Duration(h.cfg.Router.Lease), File: filepath.Join(h.cfg.Node.State, "leases.json"), Refused: h.refused, Log: h.log,
+		})
+		if err != nil {
+			return err
+		}
+		serving, stop := context.WithCancel(ctx)
+		h.lanServer.Store(s)
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(serving) }() // ends with serving, or by itself
+		select {
+		case <-changed:
+			stop()
+			err = <-ended
+		case err = <-ended:
+			stop()
+		}
+		h.lanServer.Store(nil)
+		if err != nil && ctx.Err() == nil {
+			h.log.Error("the LAN is not served", "err", err)
+			select {
+			case <-time.After(lanPause):
+			case <-changed:
+			case <-ctx.Done():
+			}
+		}
+	}
+	return nil
+}
+
+// lanPause is between attempts to serve a LAN.
+const lanPause = 2 * time.Second
+
+func (h *hold) refused(mac string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return control.Policy(h.devices()[mac].Policy) == control.PolicyBlocked
+}
+
+// deviceOf tells which device of the LAN an address belongs to, by its MAC
+// address, and which exits it wants; "" for this machine itself.
+func (h *hold) deviceOf(src netip.Addr) (mac string, exits []string) {
+	h.mu.Lock()
+	device, network6 := h.routerOf(), h.choices.Network6
+	h.mu.Unlock()
+	if device == "" || !h.cfg.Router.Address.Contains(src) && !network6.Contains(src) {
+		return "", nil
+	}
+	m, err := hostnet.Station(device, src)
+	if err != nil {
+		return src.String(), nil // not known yet; it stays apart all the same
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return m.String(), h.devices()[m.String()].Exit
+}
+
+var _ control.Host = (*Node)(nil)
+
+// Host tells what goes past the tunnel, and about the LAN.
+func (n *Node) Host() control.HostStatus {
+	h := n.client.hold
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := control.HostStatus{LAN: h.lanOn(), Split: control.SplitStatus{Mode: h.cfg.Split.Mode, Users: h.cfg.Split.Users, Cgroups: slices.Clone(h.cfg.Split.Cgroups)}}
+	if s.LAN {
+		for _, a := range h.let.LAN {
+			s.Networks = append(s.Networks, a.Network.String()+" on "+a.Device)
+		}
+	}
+	for _, p := range h.cfg.Split.Networks {
+		s.Split.Networks = append(s.Split.Networks, p.String())
+	}
+	if h.excluding {
+		s.Split.Cgroups = append(s.Split.Cgroups, excludeGroup)
+	}
+	s.Portal = portalStatus(h.portal)
+	if s.Router.LAN = h.routerOf(); s.Router.LAN != "" {
+		s.Router.Addresses = []string{h.cfg.Router.Address.String(), netip.PrefixFrom(h.choices.Network6.Addr().Next(), 64).String()}
+		s.Router.Devices = h.listDevices()
+	}
+	return s
+}
+
+// listDevices wants the mutex.
+func (h *hold) listDevices() []control.Device {
+	known := make(map[string]control.Device)
+	for mac, d := range h.devices() {
+		known[mac] = control.Device{MAC: mac, Name: d.Name, Policy: control.Policy(d.Policy), Exit: d.Exit}
+	}
+	if s := h.lanServer.Load(); s != nil {
+		for _, l := range s.Leases() {
+			d, ok := known[l.MAC]
+			if !ok {
+				d = control.Device{MAC: l.MAC, Policy: control.PolicyTunnel}
+			}
+			if d.Address = l.Address.String(); d.Name == "" {
+				d.Name = l.Name
+			}
+			known[l.MAC] = d
+		}
+	}
+	out := make([]control.Device, 0, len(known))
+	for _, d := range known {
+		out = append(out, d)
+	}
+	slices.SortFunc(out, func(a, b control.Device) int {
+		if a.MAC < b.MAC {
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+func portalStatus(p *hostnet.Portal) control.PortalStatus {
+	if p == nil || time.Now().UnixNano() >= p.Until {
+		return control.PortalStatus{}
+	}
+	s := control.PortalStatus{Until: time.Unix(0, p.Until).Unix()}
+	for _, a := range p.Resolvers {
+		s.Resolvers = append(s.Resolvers, a.String())
+	}
+	return s
+}
+
+// Plan is what is in force on this machine while it is captured, in words.
+func (n *Node) Plan() (string, error) {
+	if !n.cfg.Client.Enabled {
+		return "", errNoClient()
+	}
+	h := n.client.hold
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.words == "" {
+		return "", &control.Error{Text: "nothing is in force", Hint: "`cuttled plan` shows what would be"}
+	}
+	return h.words, nil
+}
+
+// PlanFor is what capturing would put in force on this machine, in words. It
+// changes nothing.
+func PlanFor(cfg *config.Config) (string, error) {
+	known, err := descriptors(cfg)
+	if err != nil {
+		return "", err
+	}
+	h, err := newHold(cfg, known, nil)
+	if err != nil {
+		return "", err
+	}
+	h.dry = true
+	p, err := h.plan()
+	return p.String(), err
+}
+
+// SetLAN allows or forbids the LAN.
+func (n *Node) SetLAN(ctx context.Context, on bool) error {
+	if !n.cfg.Client.Enabled {
+		return errNoClient()
+	}
+	h := n.client.hold
+	return h.adopt(ctx, func() func() {
+		old := h.choices.LAN
+		h.choices.LAN = &on
+		return func() { h.choices.LAN = old }
+	})
+}
+
+// Exclude lets a process go past the tunnel.
+func (n *Node) Exclude(ctx context.Context, pid int, portal bool) (control.Joined, error) {
+	if !n.cfg.Client.Enabled {
+		return control.Joined{}, errNoClient()
+	}
+	path := excludeGroup
+	if portal {
+		path = portalGroup
+	}
+	if !portal && n.cfg.Split.Mode == "only" {
+		return control.Joined{}, &control.Error{Text: "everything that is not listed goes past the tunnel already (split.mode is only)"}
+	}
+	g, err := hostnet.MakeCgroup(path)
+	if err != nil {
+		return control.Joined{}, &control.Error{Text: err.Error(), Hint: "run cuttled as root once, or make the folder " + path + " in /sys/fs/cgroup for it"}
+	}
+	h := n.client.hold
+	if !portal {
+		err = h.adopt(ctx, func() func() {
+			old := h.excluding
+			h.excluding = true
+			return func() { h.excluding = old }
+		})
+		if err != nil {
+			return control.Joined{}, err
+		}
+	}
+	file, err := g.ProcsFile()
+	return control.Joined{Joined: g.Join(pid) == nil, File: file}, err
+}
+
+// OpenPortal opens the way to the local network's login page for a time.
+func (n *Node) OpenPortal(ctx context.Context, d time.Duration) (control.PortalStatus, error) {
+	if !n.cfg.Client.Enabled {
+		return control.PortalStatus{}, errNoClient()
+	}
+	h := n.client.hold
+	var p *hostnet.Portal
+	if d > 0 {
+		g, err := hostnet.MakeCgroup(portalGroup)
+		if err != nil {
+			return control.PortalStatus{}, err
+		}
+		servers, err := hostnet.LocalResolvers(h.cfg.Node.State, h.cfg.Tun.ResolvConf)
+		if err != nil {
+			return control.PortalStatus{}, err
+		}
+		p = &hostnet.Portal{Cgroup: g, Resolvers: servers, Until: time.Now().Add(d).UnixNano()}
+	}
+	err := h.adopt(ctx, func() func() {
+		old := h.portal
+		h.portal = p
+		return func() { h.portal = old }
+	})
+	return portalStatus(p), err
+}
+
+// SetRouter makes this machine the router of the network behind an interface.
+func (n *Node) SetRouter(ctx context.Context, device string) error {
+	if !n.cfg.Client.Enabled {
+		return errNoClient()
+	}
+	if device != "" {
+		if _, err := net.InterfaceByName(device); err != nil {
+			return &control.Error{Text: fmt.Sprintf("there is no interface %q", device), Hint: "`ip link` lists them"}
+		}
+	}
+	h := n.client.hold
+	err := h.adopt(ctx, func() func() {
+		old := h.choices.Router
+		h.choices.Router = &device
+		return func() { h.choices.Router = old }
+	})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	close(h.rerouted)
+	h.rerouted = make(chan struct{})
+	return err
+}
+
+// SetDevice says what is done with a device of the LAN.
+func (n *Node) SetDevice(ctx context.Context, d control.Device) error {
+	if !n.cfg.Client.Enabled {
+		return errNoClient()
+	}
+	m, err := net.ParseMAC(d.MAC)
+	if err != nil || len(m) != 6 || len(d.Name) > 63 {
+		return &control.Error{Text: "want a MAC address of six bytes, and a short name", Hint: "`cuttle router` lists the devices"}
+	}
+	switch d.Policy {
+	case control.PolicyTunnel, control.PolicyDirect, control.PolicyBlocked:
+	default:
+		return &control.Error{Text: fmt.Sprintf("policy %q: want tunnel, direct or blocked", d.Policy)}
+	}
+	if _, err := exitWishes(d.Exit); err != nil {
+		return err
+	}
+	h, mac := n.client.hold, m.String()
+	full := false
+	err = h.adopt(ctx, func() func() {
+		old, was := h.choices.Devices[mac]
+		if full = !was && len(h.choices.Devices) >= maxDevices; full {
+			return func() {}
+		}
+		if h.choices.Devices == nil {
+			h.choices.Devices = make(map[string]config.Device)
+		}
+		h.choices.Devices[mac] = config.Device{MAC: mac, Name: d.Name, Policy: string(d.Policy), Exit: d.Exit}
+		return func() {
+			if was {
+				h.choices.Devices[mac] = old
+			} else {
+				delete(h.choices.Devices, mac)
+			}
+		}
+	})
+	if full {
+		return &control.Error{Text: "there are too many devices with a policy"}
+	}
+	return err
+}
