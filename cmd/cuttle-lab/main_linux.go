@@ -20,10 +20,10 @@ import (
 
 const usage = `cuttle-lab builds a whole Cuttle network on this machine. It needs root and /dev/net/tun.
 
-  cuttle-lab up [--nodes 5] [--exits 2] [--hops 3] [--clients 1] [--mask https] [--billing] [--seed 1]
+  cuttle-lab up [--nodes 5] [--exits 2] [--hops 3] [--clients 1] [--mask https] [--billing] [--router] [--seed 1]
                 [--delay 25ms] [--jitter 2ms] [--loss 0.5%] [--rate 100mbit] [--no-nodes] [--log info]
   cuttle-lab status [--json]          nodes, circuits, addresses
-  cuttle-lab exec NODE -- CMD...      run a command in a node's namespace (client, n1.., web, chain, net)
+  cuttle-lab exec NODE -- CMD...      run a command in a node's namespace (client, n1.., host1.., web, chain, net)
   cuttle-lab kill NODE [--signal KILL]    crash a daemon; web and chain can be stopped and continued too (STOP, CONT)
   cuttle-lab start NODE               start it again
   cuttle-lab wait [NODE...]           return when the daemons are ready
@@ -102,6 +102,7 @@ func (c *cli) topology() {
 	c.flags.IntVar(&o.Clients, "clients", o.Clients, "clients")
 	c.flags.StringVar(&o.Mask, "mask", o.Mask, "https or plain")
 	c.flags.BoolVar(&o.Billing, "billing", o.Billing, "with a chain and wallets")
+	c.flags.BoolVar(&o.Router, "router", o.Router, "the first client is the router of a LAN with two hosts")
 	c.flags.Uint64Var(&o.Seed, "seed", o.Seed, "of everything drawn at random")
 	c.flags.StringVar(&o.Log, "log", o.Log, "level of the daemons' logs")
 	c.binaries()
@@ -203,7 +204,11 @@ func up(ctx context.Context, c *cli) (err error) {
 	}
 	if !*bare {
 		say("daemons")
-		if err := errors.Join(l.Start(ctx), l.Wait(ctx)); err != nil {
+		err := errors.Join(l.Start(ctx), l.Wait(ctx))
+		if err == nil {
+			err = l.Lease(ctx)
+		}
+		if err != nil {
 			return errors.Join(err, l.Down())
 		}
 	}

@@ -63,7 +63,7 @@ var only = map[string][]string{
 	"golang.zx2c4.com/wireguard":       {"tun", "internal/lab/..."},
 	"github.com/vishvananda":           {"tun/hostnet", "internal/lab/..."},
 	"github.com/google/nftables":       {"tun/hostnet"},
-	"github.com/insomniacslk/dhcp":     {"tun/lan"},
+	"github.com/insomniacslk/dhcp":     {"tun/lan", "internal/lab/..."},
 	"github.com/mdlayher/ndp":          {"tun/lan"},
 	"github.com/ethereum/go-ethereum":  {"billing/evm", "billing/evm/erc20", "billing/wallet"},
 	"modernc.org/sqlite":               {"billing"},

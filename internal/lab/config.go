@@ -73,6 +73,9 @@ func (p Plan) render(n Node, k keys) string {
 	if n.Role == RoleClient {
 		line("\n[client]\nenabled = true\nup = true\nhops = %d\npool = 3\nmax_tier = %d", o.Hops, maxTier)
 	}
+	if n.LAN {
+		line("\n[router]\nlan = %q", LANInterface)
+	}
 	if o.Billing {
 		p.renderBilling(line, n, k)
 	}

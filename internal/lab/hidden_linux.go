@@ -22,6 +22,7 @@ import (
 const (
 	verbEmulator = "_emulator" // SOCKET SEED
 	verbWeb      = "_web"      // CAFILE
+	verbLease    = "_lease"    // INTERFACE: prints the name server
 )
 
 // Hidden does the work of a process that the lab has started from its own
@@ -34,13 +35,16 @@ func Hidden(args []string, stdout, stderr io.Writer) (bool, error) {
 	if ours, err := load.Hidden(args, stdout, stderr); ours {
 		return true, err
 	}
-	if len(args) < 2 || args[1] != verbEmulator && args[1] != verbWeb {
+	if len(args) < 2 || args[1] != verbEmulator && args[1] != verbWeb && args[1] != verbLease {
 		return false, nil
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if args[1] == verbEmulator {
 		return true, runEmulator(ctx, args[2:], stdout)
+	}
+	if args[1] == verbLease {
+		return true, runLease(ctx, args[2:], stdout)
 	}
 	return true, runWeb(ctx, args[2:], stdout)
 }

@@ -34,6 +34,7 @@ type Options struct {
 	Mask    string        `json:"mask"`
 	Shape   emulate.Shape `json:"shape"` // of every path between relays, and between clients and relays
 	Billing bool          `json:"billing"`
+	Router  bool          `json:"router,omitempty"` // the first client is the router of a LAN with hosts
 	Seed    uint64        `json:"seed"`
 	State   string        `json:"state"`             // folder of everything the lab writes
 	Prefix  string        `json:"prefix"`            // of its namespaces' names
@@ -74,6 +75,8 @@ func (o Options) Check() error {
 		return fmt.Errorf("--clients must be between 0 and %d", maxClients)
 	case o.Guards < 0 || o.Guards > maxGuards:
 		return fmt.Errorf("a client has at most %d guards", maxGuards)
+	case o.Router && o.Clients < 1:
+		return errors.New("--router needs a client: the first one is the router")
 	case !slices.Contains(masks, o.Mask):
 		return fmt.Errorf("--mask must be one of %s", strings.Join(masks, ", "))
 	case !filepath.IsAbs(o.State) || filepath.Clean(o.State) == "/":

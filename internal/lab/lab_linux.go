@@ -282,7 +282,13 @@ func (l *Lab) buildNamespaces(ctx context.Context) error {
 	if err := netns.Router(l.plan.Router); err != nil {
 		return err
 	}
+	if err := l.buildLAN(); err != nil {
+		return err
+	}
 	for _, n := range l.plan.Nodes {
+		if n.Role == RoleHost {
+			continue
+		}
 		router := netns.End{Namespace: l.plan.Router, Interface: "to-" + n.Name}
 		for i, gw := range n.Gateways {
 			router.Addresses = append(router.Addresses, netip.PrefixFrom(gw, n.Addrs[i].Bits()))

@@ -17,6 +17,14 @@ const (
 	RoleExit   Role = "exit"
 	RoleWeb    Role = "web"
 	RoleChain  Role = "chain"
+	RoleHost   Role = "host" // behind the router, knows nothing of Cuttle
+)
+
+// LANInterface is the name of the router's interface to the LAN, and lanHosts how
+// many hosts are there.
+const (
+	LANInterface = "lan0"
+	lanHosts     = 2
 )
 
 // Interface is the name of every node's interface to the router.
@@ -62,6 +70,7 @@ type Node struct {
 	Neighbors []string // relays it lists
 	Dials     []string // those of them it opens the link to
 	Guard     bool     // some client's first hop
+	LAN       bool     // a client that is the router of the LAN, at LANInterface
 }
 
 // Relays tells whether the node carries others' circuits.
@@ -92,6 +101,7 @@ func (n Node) Endpoints() []netip.AddrPort {
 type Plan struct {
 	Options Options
 	Router  string // its namespace
+	Switch  string // of the LAN, "" without one
 	Nodes   []Node // clients, relays, web, and chain if there is billing
 }
 
@@ -115,6 +125,14 @@ func NewPlan(o Options) (Plan, error) {
 		},
 		Gateways: []netip.Addr{netip.MustParseAddr("10.99.0.1"), netip.MustParseAddr("fd99::1")},
 	})
+	if o.Router {
+		p.Nodes[0].LAN = true
+		p.Switch = o.Prefix + "lan"
+		for i := 1; i <= lanHosts; i++ {
+			name := fmt.Sprintf("host%d", i)
+			p.Nodes = append(p.Nodes, Node{Name: name, Role: RoleHost, Namespace: o.Prefix + name})
+		}
+	}
 	if o.Billing {
 		p.Nodes = append(p.Nodes, Node{
 			Name: "chain", Role: RoleChain, Namespace: o.Prefix + "chain", Addrs: []netip.Prefix{netip.PrefixFrom(chainV4, 24)},
@@ -216,6 +234,9 @@ func (p Plan) Clients() []Node {
 // Namespaces are all names, the router's first.
 func (p Plan) Namespaces() []string {
 	names := []string{p.Router}
+	if p.Switch != "" {
+		names = append(names, p.Switch)
+	}
 	for _, n := range p.Nodes {
 		names = append(names, n.Namespace)
 	}

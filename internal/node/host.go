@@ -178,7 +178,8 @@ func (h *hold) replan(change func(hostnet.Plan) error) error {
 // the end of a portal, the last excluded program's.
 func (h *hold) moved() (bool, error) {
 	h.mu.Lock()
-	lanOn, portal := h.lanOn(), h.portal
+	portal := h.portal
+	follows := h.lanOn() || h.let.Router != nil && len(h.let.Router.Direct) > 0
 	h.mu.Unlock()
 	if portal != nil && time.Now().UnixNano() >= portal.Until {
 		h.mu.Lock()
@@ -186,7 +187,7 @@ func (h *hold) moved() (bool, error) {
 		h.mu.Unlock()
 		return true, nil
 	}
-	if !lanOn {
+	if !follows {
 		return false, nil
 	}
 	now, err := hostnet.Networks()

@@ -108,11 +108,11 @@ const (
 	hides    chainKind = "type nat hook postrouting priority srcnat"
 )
 
-func (c chain) head() string {
-	if c.kind != "" {
-		return string(c.kind) + "; policy accept;"
+func (ch chain) head() string {
+	if ch.kind != "" {
+		return string(ch.kind) + "; policy accept;"
 	}
-	return "type filter hook " + c.name + " priority filter; policy drop;"
+	return "type filter hook " + ch.name + " priority filter; policy drop;"
 }
 
 // Numbers of protocols (IANA) and of Ethernet types (IEEE 802).

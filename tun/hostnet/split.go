@@ -156,23 +156,27 @@ func (c *Config) routerSteps(host Host) []Step {
 	set := func(device, key, value string) {
 		out = append(out, Step{Kind: Sysctl, Device: device, Key: key, Value: value, Stay: device != c.Device})
 	}
+	// Answers to direct devices come in by the other interfaces.
+	devices := []string{r.Device, c.Device}
 	if len(r.Direct) > 0 {
-		set("", "net/ipv4/ip_forward", "1")
-	} else {
-		for _, d := range []string{r.Device, c.Device} {
-			set(d, "net/ipv4/conf/"+d+"/forwarding", "1")
+		for _, a := range host.Attached {
+			if !slices.Contains(devices, a.Device) {
+				devices = append(devices, a.Device)
+			}
 		}
+	}
+	for _, d := range devices {
+		set(d, "net/ipv4/conf/"+d+"/forwarding", "1")
 	}
 	has6 := slices.ContainsFunc(r.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() }) && host.IPv6 && !host.IPv6Off
 	if has6 {
 		set(r.Device, "net/ipv6/conf/"+r.Device+"/disable_ipv6", "0")
 		set(r.Device, "net/ipv6/conf/"+r.Device+"/accept_ra", "0")
-		switch {
-		case host.ForceForwarding && len(r.Direct) == 0:
-			for _, d := range []string{r.Device, c.Device} {
+		if host.ForceForwarding {
+			for _, d := range devices {
 				set(d, "net/ipv6/conf/"+d+"/force_forwarding", "1")
 			}
-		default:
+		} else {
 			// A host that forwards forgets the routes it was advertised, unless told so.
 			for _, d := range host.AcceptsRA {
 				if d != r.Device && d != c.Device {
@@ -360,7 +364,10 @@ func (f Filter) forward() []entry {
 		return nil
 	}
 	in, back := device(inDevice, r.Device), device(outDevice, r.Device)
-	out := f.notBlocked()
+	var out []entry
+	for _, e := range f.notBlocked() {
+		out = append(out, when(reset, append(e.terms, number(protocol, protoTCP))...), when(prohibited, e.terms...))
+	}
 	if f.Past != 0 && len(r.Direct) > 0 {
 		for _, e := range dns(drop) {
 			out = append(out, when(drop, with([]term{in, device(outDevice, f.Device).negated()}, e.terms...)...))

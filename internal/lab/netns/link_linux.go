@@ -123,3 +123,43 @@ func Dial(ctx context.Context, name, network, address string) (net.Conn, error) 
 	})
 	return c, err
 }
+
+// Switch makes an Ethernet switch in the namespace.
+func Switch(name, bridge string) error {
+	h, err := open(name)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = bridge
+	br := &netlink.Bridge{LinkAttrs: attrs}
+	if err := h.LinkAdd(br); err != nil {
+		return fmt.Errorf("make switch in %s: %w", name, err)
+	}
+	if err := h.LinkSetUp(br); err != nil {
+		return fmt.Errorf("set switch in %s up: %w", name, err)
+	}
+	return nil
+}
+
+// Plug makes an interface of the switch's namespace one of its ports.
+func Plug(name, bridge, port string) error {
+	h, err := open(name)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	br, err := h.LinkByName(bridge)
+	if err != nil {
+		return fmt.Errorf("find switch in %s: %w", name, err)
+	}
+	link, err := h.LinkByName(port)
+	if err != nil {
+		return fmt.Errorf("find %s in %s: %w", port, name, err)
+	}
+	if err := h.LinkSetMaster(link, br); err != nil {
+		return fmt.Errorf("plug %s into the switch in %s: %w", port, name, err)
+	}
+	return nil
+}

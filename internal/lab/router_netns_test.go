@@ -1,0 +1,163 @@
+//go:build linux && netns
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cuttle/internal/control"
+	"cuttle/internal/lab/capture"
+)
+
+// TestRouter has two hosts that know nothing of Cuttle go through the onion, one
+// of them blocked for a while, and nothing get past a router whose daemon is dead.
+func TestRouter(t *testing.T) {
+	o := options(t)
+	o.Router = true
+	l := up(t, o)
+	ctx := t.Context()
+	if err := l.Lease(ctx); err != nil {
+		t.Fatal(err)
+	}
+	exits := func(host, url string) {
+		t.Helper()
+		if seen, err := get(t, l, host, url); err != nil || !exitAddress(l.plan, seen) {
+			t.Errorf("from %s by %s the server sees %q, %v; want an exit", host, url, seen, err)
+		}
+	}
+	for _, host := range []string{"host1", "host2"} {
+		for _, name := range []string{WebName, "v4.lab", "v6.lab"} {
+			exits(host, "http://"+name+"/ip")
+		}
+	}
+	body, err := get(t, l, "host1", "http://"+WebName+"/bytes/300000")
+	if err != nil || len(body) < 290_000 {
+		t.Errorf("download through the router: %d bytes, %v", len(body), err)
+	}
+
+	c, err := l.Control("client")
+	if err != nil {
+		t.Fatal(err)
+	}
+	devices := leases(t, c)
+	policy := func(host string, p control.Policy) {
+		t.Helper()
+		d := devices[hostAddress(t, l, host)]
+		d.Policy = p
+		if _, err := c.SetDevice(ctx, d); err != nil {
+			t.Fatalf("%s %s: %v", host, p, err)
+		}
+	}
+	policy("host2", control.PolicyBlocked)
+	for _, address := range []string{webV4.String(), "[" + webV6.String() + "]"} {
+		if seen, err := get(t, l, "host2", "http://"+address+"/ip"); err == nil {
+			t.Errorf("a blocked device got through (the server sees %q)", seen)
+		}
+	}
+	exits("host1", "http://"+WebName+"/ip")
+	policy("host2", control.PolicyDirect)
+	router, _ := l.plan.Node("client")
+	if seen, err := get(t, l, "host2", "http://v4.lab/ip"); err != nil || seen != router.Hosts()[0].String() {
+		t.Errorf("from a direct device the server sees %q, %v; want the router %v", seen, err, router.Hosts()[0])
+	}
+	exits("host1", "http://v4.lab/ip")
+	policy("host2", control.PolicyTunnel)
+	exits("host2", "http://"+WebName+"/ip")
+
+	routerDead(t, l)
+}
+
+// routerDead kills the daemon and wants the hosts cut off and nothing on the wire.
+func routerDead(t *testing.T, l *Lab) {
+	t.Helper()
+	ctx := t.Context()
+	router, _ := l.plan.Node("client")
+	scanner, err := capture.NewScanner(capture.Rules{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Signal(ctx, "client", unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond) // the kernel closes the links of the dead daemon
+	wire, err := capture.Start(router.Namespace, Interface, scanner)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, host := range []string{"host1", "host2"} {
+		for _, url := range []string{"http://" + WebName + "/ip", "http://10.99.0.2/ip", "http://[fd99::2]/ip"} {
+			if seen, err := get(t, l, host, url); err == nil {
+				t.Errorf("%s got through a dead router by %s (the server sees %q)", host, url, seen)
+			}
+		}
+	}
+	seen, err := wire.Stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Retransmissions of the dead daemon's links are its own.
+	foreign := slices.DeleteFunc(seen.Examples, func(s string) bool {
+		return slices.ContainsFunc(router.Neighbors, func(n string) bool {
+			peer, _ := l.plan.Node(n)
+			return slices.ContainsFunc(peer.Hosts(), func(a netip.Addr) bool { return strings.Contains(s, a.String()) })
+		})
+	})
+	if len(foreign) > 0 {
+		t.Errorf("a dead router let out %q", foreign)
+	}
+	if err := errors.Join(l.Start(ctx, "client"), l.Wait(ctx, "client")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := get(t, l, "host1", "http://"+WebName+"/ip"); err != nil {
+		t.Errorf("after the router has come back: %v", err)
+	}
+}
+
+// leases are the router's devices by their address.
+func leases(t *testing.T, c *control.Client) map[string]control.Device {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	h, err := c.Host(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := make(map[string]control.Device)
+	for _, d := range h.Router.Devices {
+		out[d.Address] = d
+	}
+	if len(out) != 2 {
+		t.Errorf("the router knows %+v, want two devices", h.Router.Devices)
+	}
+	return out
+}
+
+// hostAddress is what a host was given.
+func hostAddress(t *testing.T, l *Lab, name string) string {
+	t.Helper()
+	n, err := l.node(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := interfaces(n.Namespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range list {
+		for _, a := range i.Addrs {
+			if p, err := netip.ParsePrefix(a); err == nil && p.Addr().Is4() {
+				return p.Addr().String()
+			}
+		}
+	}
+	t.Fatalf("%s has no address: %+v", name, list)
+	return ""
+}
