@@ -65,6 +65,7 @@ var only = map[string][]string{
 	"github.com/google/nftables":       {"tun/hostnet"},
 	"github.com/insomniacslk/dhcp":     {"tun/lan", "internal/lab/..."},
 	"github.com/mdlayher/ndp":          {"tun/lan"},
+	"github.com/godbus/dbus":           {"tun/hostnet"},
 	"github.com/ethereum/go-ethereum":  {"billing/evm", "billing/evm/erc20", "billing/wallet"},
 	"modernc.org/sqlite":               {"billing"},
 	"github.com/refraction-networking": {"obfs/https"},

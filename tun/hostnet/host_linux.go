@@ -64,6 +64,7 @@ func Inspect() (Host, error) {
 	if err := h.inspectNetworks(); err != nil {
 		return h, err
 	}
+	h.Resolver = resolverOwner(systemResolver)
 	return h, nil
 }
 
@@ -130,8 +131,11 @@ func (k *system) before(s Step) (Before, error) {
 	case Resolver:
 		f, gone, err := readFile(s.Key)
 		return Before{File: f, Gone: gone}, err
-	case UnreachableRoute, Rule, Address, TunRoute, PacketFilter, EgressFilter, LANRoute, PastRule:
+	case UnreachableRoute, Rule, Address, TunRoute, PacketFilter, EgressFilter, LANRoute, PastRule, ResolvedLink, ResolvconfSource:
 		return Before{}, nil
+	case ManagerDNS:
+		g, err := readManager()
+		return Before{Value: g.text()}, err
 	}
 	return Before{}, errors.New("unknown kind of step")
 }
@@ -164,6 +168,12 @@ func (k *system) do(s Step) error {
 		return netlink.RouteReplace(through(s, link))
 	case Resolver:
 		return writeResolver(s.Key, s.Value)
+	case ResolvedLink:
+		return tellResolved(s)
+	case ManagerDNS:
+		return writeManager(ours(s.Value))
+	case ResolvconfSource:
+		return resolvconf(s.Value, "-a", sourceName(s))
 	}
 	return errors.New("unknown kind of step")
 }
@@ -191,6 +201,12 @@ func (k *system) undo(s Step, b Before) error {
 		return removeRule(s)
 	case Resolver:
 		return restoreResolver(s.Key, s.Value, b)
+	case ResolvedLink:
+		return revertResolved(s)
+	case ManagerDNS:
+		return restoreManager(s, b)
+	case ResolvconfSource:
+		return resolvconf("", "-d", sourceName(s))
 	case Link, Address, TunRoute, LANRoute:
 		link, err := netlink.LinkByName(s.Device)
 		if errors.As(err, &netlink.LinkNotFoundError{}) {

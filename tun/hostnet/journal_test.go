@@ -38,7 +38,7 @@ func (m *memory) live() error {
 
 func name(s Step) (key, value string) {
 	switch s.Kind { //nolint:exhaustive // the others need no value
-	case Sysctl, Resolver:
+	case Sysctl, Resolver: // by path
 		return s.Key, s.Value
 	case PacketFilter, EgressFilter:
 		return string(s.Kind), s.String()

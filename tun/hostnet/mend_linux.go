@@ -81,6 +81,13 @@ func (k *system) holds(s Step) (bool, error) {
 	case Resolver:
 		f, gone, err := readFile(s.Key)
 		return !gone && err == nil && f.Target == "" && string(f.Content) == s.Value, err
+	case ResolvedLink:
+		return resolvedHolds(s)
+	case ManagerDNS:
+		g, err := readManager()
+		return g.text() == ours(s.Value).text(), err
+	case ResolvconfSource:
+		return true, nil // it cannot be asked
 	case Link, Address, TunRoute, LANRoute:
 		link, err := netlink.LinkByName(s.Device)
 		if err != nil {
@@ -201,11 +208,15 @@ func (k *system) events() (<-chan struct{}, func() error, error) {
 	changed := make(chan struct{}, 1)
 	var files []*os.File
 	var ended []chan struct{}
+	quit := resolverEvents(changed)
 	stop := func() error {
 		var err error
 		for i, f := range files {
 			err = errors.Join(err, f.Close())
 			<-ended[i]
+		}
+		if quit != nil {
+			err = errors.Join(err, quit())
 		}
 		return err
 	}

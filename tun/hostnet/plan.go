@@ -69,6 +69,7 @@ type Host struct {
 	ForceForwarding bool       // the kernel can forward IPv6 of single interfaces
 	AcceptsRA       []string   // interfaces that follow router advertisements while the host does not forward
 	Attached        []Attached // networks that the host is in
+	Resolver        Owner      // of /etc/resolv.conf
 }
 
 // Kind is what a Step changes.
@@ -87,6 +88,9 @@ const (
 	LANRoute         Kind = "lan"         // Family, Table, Device, Network
 	PastRule         Kind = "past"        // Family, Mark, Mask, Priority: marked packets ask the main table
 	Resolver         Kind = "resolver"    // Key (path), Value (content)
+	ResolvedLink     Kind = "resolved"    // Device, Value (name servers)
+	ManagerDNS       Kind = "nm-dns"      // Value (name servers)
+	ResolvconfSource Kind = "resolvconf"  // Device, Value (content)
 )
 
 // Step is one change of the host. Which fields count depends on Kind.
@@ -120,6 +124,8 @@ func (s Step) target() string {
 		return string(s.Kind)
 	case Link:
 		return string(s.Kind) + " " + s.Device
+	case ResolvedLink, ManagerDNS, ResolvconfSource:
+		return string(s.Kind)
 	case UnreachableRoute, Rule, Address, TunRoute, LANRoute, PastRule:
 	}
 	return s.String()
@@ -133,7 +139,7 @@ func (s Step) closes() bool {
 		return true
 	case Sysctl:
 		return s.Device == "" || s.Stay // those of the TUN go with it
-	case Link, Address, TunRoute, Resolver:
+	case Link, Address, TunRoute, Resolver, ResolvedLink, ManagerDNS, ResolvconfSource:
 	}
 	return s.Stay
 }
@@ -169,6 +175,13 @@ func (s Step) String() string {
 		return fmt.Sprintf("ip -%d route add %s dev %s table %d metric %d", s.Family, s.Network, s.Device, s.Table, tunMetric)
 	case PastRule:
 		return fmt.Sprintf("ip -%d rule add fwmark %#x/%#x lookup main priority %d", s.Family, s.Mark, s.Mask, s.Priority)
+	case ResolvedLink:
+		return fmt.Sprintf("resolvectl dns %s %s; resolvectl domain %s ~.; resolvectl default-route %s yes; resolvectl {llmnr,mdns,dnssec,dnsovertls} %s no",
+			s.Device, s.Value, s.Device, s.Device, s.Device)
+	case ManagerDNS:
+		return fmt.Sprintf("org.freedesktop.NetworkManager GlobalDnsConfiguration = %s", ours(s.Value).text())
+	case ResolvconfSource:
+		return fmt.Sprintf("resolvconf -a %s.cuttle < %q", s.Device, s.Value)
 	case Resolver:
 		return fmt.Sprintf("write %s: %q", s.Key, s.Value)
 	}
@@ -278,7 +291,7 @@ func NewPlan(cfg Config, host Host) (Plan, error) {
 	}
 	p.Steps = append(p.Steps, cfg.routerSteps(host)...)
 	if cfg.ResolvConf != "" {
-		add(Step{Kind: Resolver, Key: cfg.ResolvConf, Value: resolverFile(cfg.DNS, use6)})
+		add(cfg.resolverStep(host, use6))
 	}
 	return p, nil
 }
@@ -364,6 +377,17 @@ func resolverFile(servers []netip.Addr, ipv6 bool) string {
 		}
 	}
 	return b.String()
+}
+
+// names tells whether the step is about who is asked for names: whoever it is,
+// the question ends in the TUN.
+func (s Step) names() bool {
+	switch s.Kind {
+	case Resolver, ResolvedLink, ManagerDNS, ResolvconfSource:
+		return true
+	case Sysctl, PacketFilter, EgressFilter, UnreachableRoute, Rule, Link, Address, TunRoute, LANRoute, PastRule:
+	}
+	return false
 }
 
 // name is the step in a few words, for errors.

@@ -31,6 +31,10 @@ func (a *Applied) Look(ctx context.Context, mended func(what string), wake <-cha
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
+	names := make(chan []Step, 1)
+	named := make(chan struct{})
+	go func() { a.keepNames(names); close(named) }() // ends when names is closed
+	defer func() { close(names); <-named }()
 	regular := time.NewTicker(checkAlways)
 	defer regular.Stop()
 	sleep := time.NewTicker(checkSleep)
@@ -50,6 +54,10 @@ func (a *Applied) Look(ctx context.Context, mended func(what string), wake <-cha
 		if err := a.mend(mended); err != nil {
 			return err
 		}
+		select {
+		case names <- a.plan.Steps:
+		default: // it is at work, maybe for long
+		}
 		pause.Reset(checkPause)
 		for waiting := true; waiting; {
 			waiting = false
@@ -68,6 +76,22 @@ func (a *Applied) Look(ctx context.Context, mended func(what string), wake <-cha
 	}
 }
 
+// keepNames tells other daemons again of our name servers when they have forgotten
+// them. It has a goroutine of its own, since those daemons may hang, and nothing
+// leaks meanwhile. The resolver file is left to whoever has changed it.
+func (a *Applied) keepNames(plans <-chan []Step) {
+	for steps := range plans {
+		for _, s := range steps {
+			if !s.names() || s.Kind == Resolver {
+				continue
+			}
+			if there, err := a.kernel.holds(s); err == nil && !there {
+				_ = a.kernel.do(s) // it may be starting, of which we are told again
+			}
+		}
+	}
+}
+
 // sleepStep is the shortest sleep that is looked after; less is the two clocks
 // being read one after the other.
 const sleepStep = 100 * time.Millisecond
@@ -75,7 +99,7 @@ const sleepStep = 100 * time.Millisecond
 // mend does again what does not hold any more, in the plan's order.
 func (a *Applied) mend(mended func(what string)) error {
 	for _, s := range a.plan.Steps {
-		if s.Kind == Resolver {
+		if s.names() {
 			continue // whoever is asked for a name, the question ends in the TUN
 		}
 		there, err := a.kernel.holds(s)
