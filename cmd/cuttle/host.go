@@ -93,7 +93,9 @@ func portalCommand(a *app, env func(string) string) *cobra.Command {
 	c.Flags().DurationVar(&open, "for", 5*time.Minute, "how long it stays open")
 	c.Flags().StringVar(&probe, "probe", probeURL, "page that is asked for to find the portal")
 	c.AddCommand(&cobra.Command{Use: "close", Short: "close it before its time", RunE: func(c *cobra.Command, _ []string) error {
-		_, err := answer(a, c, func(ctx context.Context, d *control.Client) (control.PortalStatus, error) { return d.OpenPortal(ctx, 0) },
+		_, err := answer(a, c, func(ctx context.Context, d *control.Client) (control.PortalStatus, error) {
+			return d.OpenPortal(ctx, 0)
+		},
 			func(p *page, _ control.PortalStatus) { p.line("The portal is closed.") })
 		return err
 	}})

@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cuttle/internal/capture"
 	"cuttle/internal/control"
-	"cuttle/internal/lab/capture"
 )
 
 // TestRouter has two hosts that know nothing of Cuttle go through the onion, one
