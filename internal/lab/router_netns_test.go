@@ -15,6 +15,7 @@ import (
 
 	"cuttle/internal/capture"
 	"cuttle/internal/control"
+	"cuttle/internal/lab/netns"
 )
 
 // TestRouter has two hosts that know nothing of Cuttle go through the onion, one
@@ -88,7 +89,11 @@ func routerDead(t *testing.T, l *Lab) {
 		t.Fatal(err)
 	}
 	time.Sleep(300 * time.Millisecond) // the kernel closes the links of the dead daemon
-	wire, err := capture.Start(router.Namespace, Interface, scanner)
+	var wire *capture.Capture
+	err = netns.Do(router.Namespace, func() (err error) {
+		wire, err = capture.Start(Interface, scanner)
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
