@@ -11,7 +11,7 @@ CHAINTEST := billing/evm/chaintest
 FUZZTIME ?= 60s
 
 .DEFAULT_GOAL := help
-.PHONY: help build chain demo test test-unit test-root test-chain test-package test-systemd check vet lint fuzz race cross bench peers bench-peers package tidy-check
+.PHONY: help build contract chain demo test test-unit test-root test-chain test-package test-systemd check vet lint fuzz race cross bench peers bench-peers package tidy-check
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "%-13s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ test-chain: ## the tests against a real in-process chain
 check: vet lint ## static checks, formatting, house rules
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w on these'; exit 1; }
 	$(GO) test -count=1 ./internal/archtest/
+
+contract: ## compile the contracts again (needs npm) and compare with what is committed
+	@sh billing/contract/generate.sh -check
 
 vet:
 	$(GO) vet ./...

@@ -3,7 +3,6 @@ package evm
 import (
 	"encoding/binary"
 	"errors"
-	"math/big"
 
 	"github.com/ethereum/go-ethereum/crypto"
 )
@@ -47,15 +46,7 @@ func (b Binding) Digest() [32]byte {
 
 // Verify checks a signature of 65 bytes: r, s in the lower half, v 27 or 28.
 func (b Binding) Verify(sig [65]byte) error {
-	v := sig[64] - 27
-	r, s := new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:64])
-	if !crypto.ValidateSignatureValues(v, r, s, true) {
-		return ErrBadBinding
-	}
-	sig[64] = v
-	digest := b.Digest()
-	pub, err := crypto.SigToPub(digest[:], sig[:])
-	if err != nil || (b.Wallet == Address{}) || crypto.PubkeyToAddress(*pub) != b.Wallet {
+	if got, ok := recoverSigner(b.Digest(), sig); !ok || b.Wallet == (Address{}) || got != b.Wallet {
 		return ErrBadBinding
 	}
 	return nil

@@ -144,6 +144,26 @@ func (c *devChain) sendAt(key *ecdsa.PrivateKey, nonce uint64, tip int64, to *co
 	return tx.Hash()
 }
 
+// sendGas puts a contract on the chain with a gas limit of its own.
+func (c *devChain) sendGas(gas uint64, code []byte) common.Hash {
+	c.tb.Helper()
+	ctx, client := context.Background(), c.backend.Client()
+	nonce, err := client.PendingNonceAt(ctx, crypto.PubkeyToAddress(c.key.PublicKey))
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	tx, err := types.SignNewTx(c.key, types.LatestSignerForChainID(big.NewInt(chainID)), &types.DynamicFeeTx{
+		ChainID: big.NewInt(chainID), Nonce: nonce, GasTipCap: big.NewInt(params.GWei), GasFeeCap: big.NewInt(10 * params.GWei), Gas: gas, Data: code,
+	})
+	if err == nil {
+		err = client.SendTransaction(ctx, tx)
+	}
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	return tx.Hash()
+}
+
 func (c *devChain) receipt(h common.Hash) *types.Receipt {
 	c.tb.Helper()
 	var r *types.Receipt
