@@ -357,24 +357,6 @@ func (h *hold) refused(mac string) bool {
 	return control.Policy(h.devices()[mac].Policy) == control.PolicyBlocked
 }
 
-// deviceOf tells which device of the LAN an address belongs to, by its MAC
-// address, and which exits it wants; "" for this machine itself.
-func (h *hold) deviceOf(src netip.Addr) (mac string, exits []string) {
-	h.mu.Lock()
-	device, network6 := h.routerOf(), h.choices.Network6
-	h.mu.Unlock()
-	if device == "" || !h.cfg.Router.Address.Contains(src) && !network6.Contains(src) {
-		return "", nil
-	}
-	m, err := hostnet.Station(device, src)
-	if err != nil {
-		return src.String(), nil // not known yet; it stays apart all the same
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return m.String(), h.devices()[m.String()].Exit
-}
-
 var _ control.Host = (*Node)(nil)
 
 // Host tells what goes past the tunnel, and about the LAN.
