@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"cuttle/relay/wire"
 )
 
 // When a program's connection is accepted before the exit has connected the
@@ -28,46 +30,52 @@ type answered struct {
 	mode string
 
 	mu   sync.Mutex // guards when
-	when map[netip.AddrPort]time.Time
+	when map[answer]time.Time
+}
+
+// answer is a destination, through the exit that has reached it: another may be refused.
+type answer struct {
+	dst  netip.AddrPort
+	exit wire.NodeID
 }
 
 // early tells whether a connection to dst is accepted at once.
-func (a *answered) early(dst netip.AddrPort) bool {
+func (a *answered) early(dst netip.AddrPort, exit wire.NodeID) bool {
 	switch a.mode {
 	case earlyAll:
 		return true
 	case earlyRecent:
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		at, ok := a.when[dst]
+		at, ok := a.when[answer{dst, exit}]
 		return ok && time.Since(at) < recentTime
 	}
 	return false
 }
 
 // note remembers how a connection to dst has gone.
-func (a *answered) note(dst netip.AddrPort, accepted bool) {
+func (a *answered) note(dst netip.AddrPort, exit wire.NodeID, accepted bool) {
 	if a.mode != earlyRecent {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !accepted {
-		delete(a.when, dst)
+		delete(a.when, answer{dst, exit})
 		return
 	}
 	if a.when == nil {
-		a.when = make(map[netip.AddrPort]time.Time)
+		a.when = make(map[answer]time.Time)
 	}
-	if _, known := a.when[dst]; !known && len(a.when) >= recentMost {
+	if _, known := a.when[answer{dst, exit}]; !known && len(a.when) >= recentMost {
 		a.dropOldest()
 	}
-	a.when[dst] = time.Now()
+	a.when[answer{dst, exit}] = time.Now()
 }
 
 // dropOldest makes room for one. Called with mu held.
 func (a *answered) dropOldest() {
-	var oldest netip.AddrPort
+	var oldest answer
 	var at time.Time
 	for dst, t := range a.when {
 		if at.IsZero() || t.Before(at) {

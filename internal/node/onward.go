@@ -196,18 +196,18 @@ func (o *onward) stream(ctx context.Context, f stack.Flow) (*stream, error) {
 		if err != nil {
 			return err
 		}
-		if o.answered.early(dst) {
+		if o.answered.early(dst, exit) {
 			o.ending.Go(func() { // ends with the exit's answer or the stream
 				err := st.Opened(context.Background())
-				o.answered.note(dst, err == nil)
+				o.answered.note(dst, exit, err == nil)
 				o.judge(dst.Addr(), exit, err)
 			})
 		} else if err := st.Opened(ctx); err != nil {
 			st.Reset(wire.CodeEnded)
-			o.answered.note(dst, false)
+			o.answered.note(dst, exit, false)
 			return err
 		} else {
-			o.answered.note(dst, true)
+			o.answered.note(dst, exit, true)
 			o.judge(dst.Addr(), exit, nil)
 		}
 		out = &stream{Stream: st, release: sync.OnceFunc(k.done)}
