@@ -117,7 +117,7 @@ func (c *Client) DialUDP(ctx context.Context, dst netip.AddrPort) (*Flow, error)
 }
 
 // DialEcho opens a flow of ICMP echo to dst, as DialUDP does. What a Read or Write
-// moves is wire.EchoHead bytes and data, docs/protocol.md section 6.2.
+// moves is wire.EchoHead bytes and data, docs/protocol.md section 6.3.
 func (c *Client) DialEcho(ctx context.Context, dst netip.Addr) (*Flow, error) {
 	return c.dialFlow(ctx, wire.KindEcho, netip.AddrPortFrom(dst, 0))
 }

@@ -77,7 +77,7 @@ type Opener interface {
 	// OpenUDP gives a connected socket: one Read or Write is one datagram.
 	OpenUDP(ctx context.Context, dst netip.AddrPort) (net.Conn, error)
 	// OpenEcho gives a socket for ICMP echo: one Read or Write is wire.EchoHead
-	// bytes and data, docs/protocol.md section 6.2.
+	// bytes and data, docs/protocol.md section 6.3.
 	OpenEcho(ctx context.Context, dst netip.Addr) (net.Conn, error)
 	// Resolve answers one DNS message (RFC 1035 section 4). An error ends the
 	// DNS stream; a resolver's failure is not one, but an answer that says so.

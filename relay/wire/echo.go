@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// Sizes of what a flow of kind echo carries, docs/protocol.md section 6.2.
+// Sizes of what a flow of kind echo carries, docs/protocol.md section 6.3.
 const (
 	EchoHead = 1 + 2
 	MaxEcho  = 1500 - 20 - 8 // bytes of data of an echo, so that no path needs to fragment it
