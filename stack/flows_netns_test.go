@@ -81,7 +81,7 @@ func use() usage {
 func TestManyFlows(t *testing.T) {
 	const tcpFlows, udpFlows, extra = 10_000, 5_000, 1_000
 	const (
-		perTCP        = 2*copySize + 40<<10 // bytes of heap and stacks for an idle TCP flow: it waits with a buffer in each direction
+		perTCP        = 2*waitSize + 40<<10 // bytes of heap and stacks for an idle TCP flow: it waits with a buffer in each direction
 		perUDP        = copySize + 30<<10
 		perGoroutines = 3
 	)

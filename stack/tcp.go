@@ -301,16 +301,35 @@ func splice(ctx context.Context, e *endpoint, conn Conn) {
 	e.close()
 }
 
-// pump copies from src to dst until src ends, then says so to dst.
+// waitSize is the size of the buffer with which a flow waits for data, in bytes:
+// most flows are idle most of the time.
+const waitSize = 2 << 10
+
+// pump copies from src to dst until src ends, then says so to dst. It takes a
+// large buffer while what comes fills the small one.
 func pump(dst io.Writer, src io.Reader, end func() error) error {
-	buf := copyBuffers.Get().(*[copySize]byte)
-	defer copyBuffers.Put(buf)
+	small := make([]byte, waitSize)
+	buf := small
+	var large *[copySize]byte
+	defer func() {
+		if large != nil {
+			copyBuffers.Put(large)
+		}
+	}()
 	for {
-		n, err := src.Read(buf[:])
+		n, err := src.Read(buf)
 		if n > 0 {
 			if _, werr := dst.Write(buf[:n]); werr != nil {
 				return werr
 			}
+		}
+		switch {
+		case large == nil && n == waitSize:
+			large = copyBuffers.Get().(*[copySize]byte)
+			buf = large[:]
+		case large != nil && n < waitSize:
+			copyBuffers.Put(large)
+			large, buf = nil, small
 		}
 		if errors.Is(err, io.EOF) {
 			return end()
