@@ -137,6 +137,10 @@ func (c *Config) setDefaults() error {
 	return nil
 }
 
+// urgent is the least debt that a warning makes us pay at once: nobody makes us
+// pay fees for dust.
+func (c *Config) urgent() Amount { return min(c.CreditStart, c.SettleAbove) / 2 }
+
 // Book is a node's ledger and accountant.
 type Book struct {
 	cfg     Config

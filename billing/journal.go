@@ -269,7 +269,8 @@ func (x *tx) credited(neighbor int64, a Amount) error {
 	if err := x.closeLots(neighbor, sideReceivable, a, "ASC"); err != nil {
 		return err
 	}
-	x.l.peer(neighbor, func(p *peer) { p.lost.Store(0) })
+	// What was served and never agreed on is paid by what is paid, not forgiven.
+	x.l.peer(neighbor, func(p *peer) { p.lost.Store(max(0, p.lost.Load()-int64(a))) })
 	return x.refreshRow(neighbor)
 }
 

@@ -211,7 +211,7 @@ func (n *Neighbor) hurry(now time.Time) {
 	n.peer.mu.Lock()
 	asked := n.peer.told.reason == ReasonCredit
 	n.peer.mu.Unlock()
-	if !asked || Amount(n.peer.payable.Load()) < min(c.CreditStart, c.SettleAbove)/2 {
+	if !asked || Amount(n.peer.payable.Load()) < c.urgent() {
 		return
 	}
 	n.mu.Lock()

@@ -315,7 +315,7 @@ func (b *Book) plan(ctx context.Context, now bool) (planned int, err error) {
 		owed := b.settler.Round(Amount(p.payable.Load()))
 		p.mu.Lock()
 		payee, ok := b.settler.CanPay(p.theirs)
-		asked := p.told.reason == ReasonCredit // warned or cut
+		asked := p.told.reason == ReasonCredit && (p.told.standing == Cut || owed >= b.cfg.urgent())
 		p.mu.Unlock()
 		if !ok || owed <= 0 || owed < b.cfg.MinPayment {
 			continue

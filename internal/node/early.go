@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"cuttle/relay/circuit"
 	"cuttle/relay/wire"
 )
 
@@ -33,44 +34,47 @@ type answered struct {
 	when map[answer]time.Time
 }
 
-// answer is a destination, through the exit that has reached it: another may be refused.
+// answer is a destination, through the exit that has reached it (another may be
+// refused), for flows of one isolation key: an exit sees who does not wait, and must
+// not learn from it that two keys are one client's.
 type answer struct {
+	key  circuit.Key
 	dst  netip.AddrPort
 	exit wire.NodeID
 }
 
-// early tells whether a connection to dst is accepted at once.
-func (a *answered) early(dst netip.AddrPort, exit wire.NodeID) bool {
+// early tells whether a connection is accepted at once.
+func (a *answered) early(to answer) bool {
 	switch a.mode {
 	case earlyAll:
 		return true
 	case earlyRecent:
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		at, ok := a.when[answer{dst, exit}]
+		at, ok := a.when[to]
 		return ok && time.Since(at) < recentTime
 	}
 	return false
 }
 
-// note remembers how a connection to dst has gone.
-func (a *answered) note(dst netip.AddrPort, exit wire.NodeID, accepted bool) {
+// note remembers how a connection has gone.
+func (a *answered) note(to answer, accepted bool) {
 	if a.mode != earlyRecent {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !accepted {
-		delete(a.when, answer{dst, exit})
+		delete(a.when, to)
 		return
 	}
 	if a.when == nil {
 		a.when = make(map[answer]time.Time)
 	}
-	if _, known := a.when[answer{dst, exit}]; !known && len(a.when) >= recentMost {
+	if _, known := a.when[to]; !known && len(a.when) >= recentMost {
 		a.dropOldest()
 	}
-	a.when[answer{dst, exit}] = time.Now()
+	a.when[to] = time.Now()
 }
 
 // dropOldest makes room for one. Called with mu held.

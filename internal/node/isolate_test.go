@@ -66,19 +66,19 @@ func TestIsolationKeys(t *testing.T) {
 // Memory of exits that failed is per host, and bounded.
 func TestRefusalsAreBounded(t *testing.T) {
 	var r refusals
-	host := netip.MustParseAddr("192.0.2.1")
+	host := visit{host: netip.MustParseAddr("192.0.2.1")}
 	x := wire.NodeID{1}
 	r.note(host, x)
 	r.note(host, x)
-	if got := r.avoid(host); !slices.Equal(got, []wire.NodeID{x}) || r.avoid(netip.MustParseAddr("192.0.2.2")) != nil {
-		t.Errorf("avoided: %d exits for the host, want 1 and none for another", len(got))
+	if got := r.avoid(host); !slices.Equal(got, []wire.NodeID{x}) || r.avoid(visit{host: netip.MustParseAddr("192.0.2.2")}) != nil || r.avoid(visit{circuit.Key{1}, host.host}) != nil {
+		t.Errorf("avoided: %d exits for the host, want 1, and none for another host or isolation key", len(got))
 	}
 	r.worked(host, x)
 	if r.avoid(host) != nil {
 		t.Error("an exit that works is avoided")
 	}
 	for n := range 2 * refusalMost {
-		host = netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})
+		host = visit{host: netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})}
 		for e := range byte(2 * refusalExits) {
 			r.note(host, wire.NodeID{e})
 		}
@@ -117,7 +117,7 @@ func TestRefusedElsewhere(t *testing.T) {
 	nw.cfgs["x1"].Exit.Allow = nil
 	nw.start("x1")
 	o := nw.pool()
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
 	for range 3 { // until one has gone by x1 at least: then it is remembered
 		conn, err := o.DialTCP(ctx, flowTo(ln.Addr().String()))
@@ -134,7 +134,8 @@ func TestRefusedElsewhere(t *testing.T) {
 		nw.nodes["c"].client.pool.Renew(true)
 	}
 	x1 := nw.nodes["x1"].id.ID
-	o.refusals.note(netip.MustParseAddr("127.0.0.1"), x1)
+	key := o.want(flowTo(ln.Addr().String()), ownerTCP).Key
+	o.refusals.note(visit{key, netip.MustParseAddr("127.0.0.1")}, x1)
 	for range 3 {
 		nw.nodes["c"].client.pool.Renew(true)
 		conn, err := o.DialTCP(ctx, flowTo(ln.Addr().String()))
@@ -148,7 +149,7 @@ func TestRefusedElsewhere(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if o.refusals.avoid(netip.MustParseAddr("127.0.0.2")) != nil {
+	if o.refusals.avoid(visit{key, netip.MustParseAddr("127.0.0.2")}) != nil {
 		t.Error("another host has an exit to avoid")
 	}
 }

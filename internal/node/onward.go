@@ -191,24 +191,26 @@ func (o *onward) getFor(ctx context.Context, w circuit.Want) (*carried, *circuit
 func (o *onward) stream(ctx context.Context, f stack.Flow) (*stream, error) {
 	var out *stream
 	dst := f.Dst()
-	err := o.each(ctx, o.want(f, ownerTCP), dst.Addr(), func(ctx context.Context, k *carried, exit wire.NodeID) error {
+	w := o.want(f, ownerTCP)
+	err := o.each(ctx, w, dst.Addr(), func(ctx context.Context, k *carried, exit wire.NodeID) error {
 		st, err := k.client.OpenTCP(dst)
 		if err != nil {
 			return err
 		}
-		if o.answered.early(dst, exit) {
+		to := answer{w.Key, dst, exit}
+		if o.answered.early(to) {
 			o.ending.Go(func() { // ends with the exit's answer or the stream
 				err := st.Opened(context.Background())
-				o.answered.note(dst, exit, err == nil)
-				o.judge(dst.Addr(), exit, err)
+				o.answered.note(to, err == nil)
+				o.judge(w.Key, dst.Addr(), exit, err)
 			})
 		} else if err := st.Opened(ctx); err != nil {
 			st.Reset(wire.CodeEnded)
-			o.answered.note(dst, exit, false)
+			o.answered.note(to, false)
 			return err
 		} else {
-			o.answered.note(dst, exit, true)
-			o.judge(dst.Addr(), exit, nil)
+			o.answered.note(to, true)
+			o.judge(w.Key, dst.Addr(), exit, nil)
 		}
 		out = &stream{Stream: st, release: sync.OnceFunc(k.done)}
 		return nil
@@ -242,12 +244,13 @@ func (o *onward) DialEcho(ctx context.Context, f stack.Flow) (stack.PacketConn, 
 func (o *onward) datagrams(ctx context.Context, f stack.Flow, by protocol, dial func(context.Context, *carried) (*session.Flow, error)) (stack.PacketConn, error) {
 	var out *flow
 	dst := f.Dst()
-	err := o.each(ctx, o.want(f, by), dst.Addr(), func(ctx context.Context, k *carried, exit wire.NodeID) error {
+	w := o.want(f, by)
+	err := o.each(ctx, w, dst.Addr(), func(ctx context.Context, k *carried, exit wire.NodeID) error {
 		fl, err := dial(ctx, k)
 		if err != nil {
 			return err
 		}
-		out = &flow{Flow: fl, release: sync.OnceFunc(k.done), failed: func(err error) { o.judge(dst.Addr(), exit, err) }}
+		out = &flow{Flow: fl, release: sync.OnceFunc(k.done), failed: func(err error) { o.judge(w.Key, dst.Addr(), exit, err) }}
 		return nil
 	})
 	if err != nil {

@@ -161,7 +161,7 @@ func (c *client) ask(ctx context.Context, k *carried) bool {
 	}
 	v := verdict{addresses: addresses}
 	for _, own := range ownAddresses() {
-		if slices.Contains(addresses, own) {
+		if !own.IsLoopback() && slices.Contains(addresses, own) {
 			v.err = errOwnAddress
 		}
 	}

@@ -6,13 +6,14 @@ import (
 	"sync"
 	"time"
 
+	"cuttle/relay/circuit"
 	"cuttle/relay/wire"
 )
 
 const (
 	refusalTime  = 10 * time.Minute // how long an exit is avoided for a host that it could not reach
 	refusalMost  = 1024             // hosts remembered
-	refusalExits = 8                // exits remembered per host
+	refusalExits = 2                // exits remembered per host: it must not choose the one that is left
 )
 
 // refusals remember which exits could not reach a host or were refused by it, so
@@ -21,7 +22,14 @@ const (
 // goroutine.
 type refusals struct {
 	mu    sync.Mutex // guards hosts
-	hosts map[netip.Addr][]refusal
+	hosts map[visit][]refusal
+}
+
+// visit is a host as the flows of one isolation key know it: what one has met must
+// not show in the paths of another.
+type visit struct {
+	key  circuit.Key
+	host netip.Addr
 }
 
 type refusal struct {
@@ -41,11 +49,11 @@ func blames(c wire.Code) bool {
 }
 
 // note remembers that exit has failed for the host.
-func (r *refusals) note(host netip.Addr, exit wire.NodeID) {
+func (r *refusals) note(host visit, exit wire.NodeID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.hosts == nil {
-		r.hosts = make(map[netip.Addr][]refusal)
+		r.hosts = make(map[visit][]refusal)
 	}
 	list, known := r.hosts[host]
 	if !known && len(r.hosts) >= refusalMost {
@@ -60,7 +68,7 @@ func (r *refusals) note(host netip.Addr, exit wire.NodeID) {
 
 // dropOldest makes room for one host. Called with mu held.
 func (r *refusals) dropOldest() {
-	var oldest netip.Addr
+	var oldest visit
 	var at time.Time
 	for host, list := range r.hosts {
 		if t := list[len(list)-1].at; at.IsZero() || t.Before(at) {
@@ -71,7 +79,7 @@ func (r *refusals) dropOldest() {
 }
 
 // avoid lists the exits that have failed for the host lately.
-func (r *refusals) avoid(host netip.Addr) (out []wire.NodeID) {
+func (r *refusals) avoid(host visit) (out []wire.NodeID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, o := range r.hosts[host] {
@@ -86,7 +94,7 @@ func (r *refusals) avoid(host netip.Addr) (out []wire.NodeID) {
 }
 
 // worked forgets what speaks against exit for the host.
-func (r *refusals) worked(host netip.Addr, exit wire.NodeID) {
+func (r *refusals) worked(host visit, exit wire.NodeID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	list, known := r.hosts[host]

@@ -31,7 +31,7 @@ func (o *onward) want(f stack.Flow, by protocol) circuit.Want {
 	if addr.Is6() {
 		w.Families = netmap.IPv6
 	}
-	w.Not = o.refusals.avoid(addr)
+	w.Not = o.refusals.avoid(visit{w.Key, addr})
 	return o.possible(w)
 }
 
@@ -77,7 +77,7 @@ func (o *onward) each(ctx context.Context, w circuit.Want, host netip.Addr, do f
 			return nil
 		}
 		k.done()
-		o.judge(host, exit, err)
+		o.judge(w.Key, host, exit, err)
 		code := session.CodeOf(err, wire.CodeReset)
 		again := lost || code == wire.CodeEnded
 		if !again && (said != nil || !host.IsValid() || !blames(code)) || ctx.Err() != nil {
@@ -124,16 +124,17 @@ func during(ctx context.Context, c *circuit.Circuit) (context.Context, context.C
 }
 
 // judge notes how an exit has done for a host; nil: well.
-func (o *onward) judge(host netip.Addr, exit wire.NodeID, err error) {
+func (o *onward) judge(key circuit.Key, host netip.Addr, exit wire.NodeID, err error) {
 	if !host.IsValid() {
 		return
 	}
+	at := visit{key, host.Unmap()}
 	if err == nil {
-		o.refusals.worked(host.Unmap(), exit)
+		o.refusals.worked(at, exit)
 		return
 	}
 	var e *session.Error
 	if errors.As(err, &e) && blames(e.Code) {
-		o.refusals.note(host.Unmap(), exit)
+		o.refusals.note(at, exit)
 	}
 }

@@ -31,7 +31,7 @@ type Circuit struct {
 
 	users atomic.Int32
 	idle  func()       // called when users falls to zero; set by the pool before use
-	key   Key          // of the flows that use it; the pool locks it
+	turn  turn         // the pool's note of who uses it; the pool locks it
 	trip  atomic.Int64 // the round trip to the last hop, ns
 }
 

@@ -71,6 +71,8 @@ type Pool struct {
 	builds  *bucket
 	renewed int // how often other paths were wanted
 	demands int // builds under way for wants that no circuit serves
+	waiting int // calls of Get that wait for a circuit
+	era     int // grows when circuits in use are to get no new flows
 	ratings ratings
 	known   map[Key]bool // keys that have had a circuit; forgotten when there are too many
 	sampled time.Time
@@ -81,13 +83,11 @@ type Pool struct {
 	watchers sync.WaitGroup // a goroutine for each member, until it has closed
 }
 
-// member is a circuit of the pool. usedAt is zero before its first use, of which
-// its key is; claimed means that GetTo's caller has it for itself, old that it
-// gets no new flows.
+// member is a circuit of the pool. Claimed means that GetTo's caller has it for
+// itself, old that it gets no new flows.
 type member struct {
 	c       *Circuit
 	exit    *netmap.Record
-	usedAt  time.Time
 	claimed bool
 	old     bool
 	cells   wire.Cells // received when the throughput was sampled last
@@ -233,6 +233,9 @@ func (p *Pool) tidy(now time.Time) bool {
 	clear(p.members[len(kept):])
 	p.members = kept
 	p.sample(now)
+	if p.waiting > 0 && len(p.members)+p.demands >= p.cfg.Most {
+		p.makeRoom(now, true) // one that is idle by now; those nobody has used serve nobody who waits
+	}
 	build := p.short(now) && !now.Before(p.retry) && p.builds.take(now)
 	p.mu.Unlock()
 	for _, c := range retired {
@@ -255,8 +258,8 @@ func (p *Pool) nextDue(now time.Time) time.Time {
 		if m.c.users.Load() > 0 && alive(m.c) {
 			sooner(p.sampled.Add(sampleTime))
 		}
-		if p.usable(m, now) && !m.usedAt.IsZero() {
-			sooner(m.usedAt.Add(p.cfg.Lifetime))
+		if p.usable(m, now) && !m.c.turn.used.IsZero() {
+			sooner(m.c.turn.used.Add(p.cfg.Lifetime))
 		}
 	}
 	if p.short(now) {

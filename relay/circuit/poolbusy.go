@@ -31,9 +31,9 @@ func (p *Pool) quiet(m *member, now time.Time) *member {
 			continue
 		}
 		switch {
-		case o.usedAt.IsZero():
+		case o.c.turn.used.IsZero():
 			spare = o
-		case o.c.key != m.c.key:
+		case o.c.turn.key != m.c.turn.key || o.c.turn.detour != m.c.turn.detour:
 		default:
 			number++
 			if !o.busy && used == nil {
@@ -47,7 +47,7 @@ func (p *Pool) quiet(m *member, now time.Time) *member {
 	case number >= mostToExit:
 		return m
 	case spare != nil:
-		spare.usedAt, spare.c.key = now, m.c.key
+		spare.c.turn = turn{m.c.turn.key, now, p.era, m.c.turn.detour}
 		p.wake() // its place is to be taken
 		return spare
 	case p.cfg.ChooseTo != nil:
@@ -73,13 +73,18 @@ func (p *Pool) another(now time.Time) (exit wire.NodeID, ok bool) {
 // buildBeside makes one circuit to an exit that is in use. A failure costs
 // nothing: the others are there.
 func (p *Pool) buildBeside(ctx context.Context, exit wire.NodeID) {
+	p.mu.Lock()
+	begun := p.renewed
+	p.mu.Unlock()
 	path, err := p.chooseTo(exit, nil)
 	var c *Circuit
 	if err == nil {
 		c, err = p.cfg.Build(ctx, path)
 	}
 	if err != nil {
-		p.blame(path, err, time.Now())
+		if ctx.Err() == nil {
+			p.blame(path, err, time.Now())
+		}
 		return
 	}
 	if p.cfg.Opened != nil {
@@ -87,5 +92,5 @@ func (p *Pool) buildBeside(ctx context.Context, exit wire.NodeID) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.add(&member{c: c, exit: path[len(path)-1]})
+	p.add(&member{c: c, exit: path[len(path)-1], old: p.renewed != begun})
 }

@@ -63,7 +63,7 @@ func (p *Pool) claim(lost *Circuit, most int) *Circuit {
 	defer p.mu.Unlock()
 	var best *member
 	for _, m := range p.members {
-		if !m.usedAt.IsZero() || m.old || !alive(m.c) || m.c.Exit() != lost.Exit() {
+		if !m.c.turn.used.IsZero() || m.old || !alive(m.c) || m.c.Exit() != lost.Exit() {
 			continue
 		}
 		if n := sharedRelays(m.c, lost); n <= most {
@@ -73,7 +73,7 @@ func (p *Pool) claim(lost *Circuit, most int) *Circuit {
 	if best == nil {
 		return nil
 	}
-	best.usedAt, best.claimed, best.c.key = time.Now(), true, lost.key
+	best.claimed, best.c.turn, best.old = true, lost.turn, lost.turn.era != p.era
 	best.c.users.Add(1)
 	p.wake()
 	return best.c
@@ -100,7 +100,9 @@ func (p *Pool) buildTo(ctx context.Context, lost *Circuit, avoid []wire.NodeID) 
 	}
 	c, err := p.cfg.Build(ctx, path)
 	if err != nil {
-		p.blame(path, err, time.Now())
+		if ctx.Err() == nil {
+			p.blame(path, err, time.Now())
+		}
 		var at *BuildError
 		if errors.As(err, &at) && at.Hop > 0 && at.Hop == len(path)-1 && at.Reason == wire.ReasonNotConnected {
 			return nil, fmt.Errorf("%w: %w", ErrExitGone, err)
@@ -114,8 +116,8 @@ func (p *Pool) buildTo(ctx context.Context, lost *Circuit, avoid []wire.NodeID) 
 		return nil, ErrClosed
 	}
 	c.users.Add(1)
-	c.key = lost.key
-	p.add(&member{c: c, exit: path[len(path)-1], usedAt: time.Now(), claimed: true})
+	c.turn = lost.turn
+	p.add(&member{c: c, exit: path[len(path)-1], claimed: true, old: c.turn.era != p.era})
 	p.wake()
 	return c, nil
 }

@@ -7,8 +7,12 @@ import (
 	"time"
 )
 
-// demandMost bounds the builds for wants that no circuit serves, at a time.
-const demandMost = 4
+// demandMost bounds the builds for wants that no circuit serves, at a time;
+// demandPause is between attempts to have one.
+const (
+	demandMost  = 4
+	demandPause = 500 * time.Millisecond
+)
 
 // ErrCrowded is what Get's error is when all circuits that there may be are in use
 // by flows that do not share theirs.
@@ -30,16 +34,26 @@ func (p *Pool) Get(ctx context.Context, w Want) (*Circuit, error) {
 			}
 			continue
 		}
+		again := time.NewTimer(demandPause)
 		select {
 		case <-changed:
+		case <-again.C: // one may be built for this want by now
 		case <-ctx.Done():
-			return nil, p.why(ctx.Err())
+			err = p.why(ctx.Err())
+		}
+		again.Stop()
+		p.mu.Lock()
+		p.waiting--
+		p.mu.Unlock()
+		if err != nil {
+			return nil, err
 		}
 	}
 }
 
-// take picks a circuit and begins a use of it, or returns what to wait for, or
-// tells that one is to be built on demand, which is then counted.
+// take picks a circuit and begins a use of it, or returns what to wait for and
+// counts the caller as waiting, or tells that one is to be built on demand, which
+// is then counted.
 func (p *Pool) take(now time.Time, w *Want) (c *Circuit, changed <-chan struct{}, demand bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -49,7 +63,7 @@ func (p *Pool) take(now time.Time, w *Want) (c *Circuit, changed <-chan struct{}
 	best, spares, unfit := p.find(now, w)
 	if best == nil {
 		if best = p.ratings.draw(spares); best != nil {
-			best.usedAt, best.c.key = now, w.Key
+			best.c.turn = turn{w.Key, now, p.era, len(w.Not) > 0}
 			p.met(w.Key)
 			p.wake() // its retirement is to be planned, and its place to be taken
 		}
@@ -61,6 +75,7 @@ func (p *Pool) take(now time.Time, w *Want) (c *Circuit, changed <-chan struct{}
 	}
 	if !p.room(now) {
 		p.failure = ErrCrowded
+		p.waiting++
 		return nil, p.changed, false, nil
 	}
 	p.wake()
@@ -68,6 +83,7 @@ func (p *Pool) take(now time.Time, w *Want) (c *Circuit, changed <-chan struct{}
 		p.demands++
 		return nil, nil, true, nil
 	}
+	p.waiting++
 	return nil, p.changed, false, nil
 }
 
@@ -79,13 +95,15 @@ func (p *Pool) find(now time.Time, w *Want) (best *member, spares []*member, unf
 		if m.claimed || !p.usable(m, now) {
 			continue
 		}
-		unused := m.usedAt.IsZero()
+		t := &m.c.turn
+		unused := t.used.IsZero()
 		switch {
 		case !w.fits(m.exit):
 			unfit = unfit || unused
+		case t.detour && len(w.Not) == 0:
 		case unused:
 			spares = append(spares, m)
-		case m.c.key == w.Key && (best == nil || m.usedAt.Before(best.usedAt)):
+		case t.key == w.Key && (best == nil || t.used.Before(best.c.turn.used)):
 			best = m
 		}
 	}
@@ -109,12 +127,18 @@ func (p *Pool) met(k Key) {
 // room tells whether one more circuit may be built, and if not retires the one
 // that was idle for longest. Called with mu held.
 func (p *Pool) room(now time.Time) bool {
-	if len(p.members)+p.demands < p.cfg.Most {
-		return true
-	}
+	return len(p.members)+p.demands < p.cfg.Most || p.makeRoom(now, false)
+}
+
+// makeRoom retires the circuit that was idle for longest, used: of those that were
+// used. It tells whether there was one. Called with mu held.
+func (p *Pool) makeRoom(now time.Time, used bool) bool {
 	var idle *member
 	for _, m := range p.members {
-		if m.c.users.Load() == 0 && !m.claimed && p.usable(m, now) && (idle == nil || m.usedAt.Before(idle.usedAt)) {
+		if used && m.c.turn.used.IsZero() {
+			continue
+		}
+		if m.c.users.Load() == 0 && !m.claimed && p.usable(m, now) && (idle == nil || m.c.turn.used.Before(idle.c.turn.used)) {
 			idle = m
 		}
 	}
@@ -136,7 +160,7 @@ func (p *Pool) short(now time.Time) bool {
 	for _, m := range p.members {
 		if p.usable(m, now) {
 			usable++
-			if m.usedAt.IsZero() {
+			if m.c.turn.used.IsZero() {
 				unused++
 			}
 		}
@@ -145,7 +169,7 @@ func (p *Pool) short(now time.Time) bool {
 }
 
 func (p *Pool) usable(m *member, now time.Time) bool {
-	return !m.old && alive(m.c) && (m.usedAt.IsZero() || now.Sub(m.usedAt) < p.cfg.Lifetime)
+	return !m.old && alive(m.c) && (m.c.turn.used.IsZero() || now.Sub(m.c.turn.used) < p.cfg.Lifetime)
 }
 
 // buildFor makes a circuit that serves the want, or says why there is none.
@@ -161,7 +185,7 @@ func (p *Pool) buildFor(ctx context.Context, w Want) error {
 	var c *Circuit
 	chosen := err == nil
 	if chosen {
-		if c, err = p.cfg.Build(ctx, path); err != nil {
+		if c, err = p.cfg.Build(ctx, path); err != nil && ctx.Err() == nil {
 			p.blame(path, err, time.Now())
 		}
 	}
@@ -181,6 +205,7 @@ func (p *Pool) buildFor(ctx context.Context, w Want) error {
 		c.Close()
 		return ErrClosed
 	}
+	c.turn.detour = len(w.Not) > 0
 	p.add(&member{c: c, exit: path[len(path)-1], old: p.renewed != begun})
 	return nil
 }
@@ -190,8 +215,10 @@ func (p *Pool) buildFor(ctx context.Context, w Want) error {
 // since other paths are wanted.
 func (p *Pool) Renew(all bool) {
 	p.mu.Lock()
+	p.era++
+	p.beside = nil
 	for _, m := range p.members {
-		m.old = m.old || all || !m.usedAt.IsZero() && !m.claimed
+		m.old = m.old || all || !m.c.turn.used.IsZero()
 	}
 	if all {
 		p.renewed++

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"time"
 
 	"cuttle/relay/netmap"
 	"cuttle/relay/wire"
@@ -32,6 +33,16 @@ func (Key) LogValue() slog.Value { return slog.StringValue(hiddenKey) }
 
 // MarshalText hides the key from encoders.
 func (Key) MarshalText() ([]byte, error) { return []byte(hiddenKey), nil }
+
+// turn is who uses a circuit and since when. A session that moves to another
+// circuit takes it along: the new one is as old as the one that was lost, so that
+// nobody prolongs a turn by ending circuits.
+type turn struct {
+	key    Key
+	used   time.Time // first use; zero: never
+	era    int       // of the pool then, see Renew
+	detour bool      // got for flows that other exits would not do for: for such only
+}
 
 // Want says which circuits will do for a flow.
 type Want struct {

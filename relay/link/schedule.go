@@ -105,6 +105,8 @@ func (l *Link) fillCells(batch []byte) []byte {
 		}
 		if alone {
 			ln.deficit = max(ln.deficit, room)
+		} else {
+			ln.deficit = min(ln.deficit, quantum)
 		}
 		var n int
 		var more bool
@@ -119,6 +121,7 @@ func (l *Link) fillCells(batch []byte) []byte {
 		case more || fresh:
 			l.putBack(ln, false, false)
 		default:
+			ln.deficit = 0
 			ln.unlist()
 		}
 	}
