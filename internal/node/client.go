@@ -222,7 +222,7 @@ func (c *client) idle(ctx context.Context) (up bool, err error) {
 		}
 		stop()
 		<-watched
-		if state, _, _, _ := c.snapshot(); turned != nil && state == control.StateOff {
+		if state, _, _, _ := c.snapshot(); turned != nil && (state == control.StateOff || c.hold.applied == nil) {
 			err = c.rest()
 		}
 		if err != nil {
