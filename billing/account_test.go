@@ -146,9 +146,7 @@ func TestAccountCredit(t *testing.T) {
 			return l.drained() && n.peer.repaid.Load() > 0 && n.peer.receivable.Load() == 0 && errors.Is(n.Admit(1), nil)
 		})
 	}
-	if got, want := n.limit(), Owed(8000, 1); got != want {
-		t.Errorf("the limit of a neighbor that has paid 10000 cells is %v, want %v", got, want)
-	}
+	eventually(t, "the limit of a neighbor that has paid 10000 cells is the whole credit", func() bool { return n.limit() == Owed(8000, 1) })
 
 	c := openBook(t, 3, func(c *Config) { c.Account = true }) // nothing runs: it never pays by itself
 	l2 := join(t, c, b)
