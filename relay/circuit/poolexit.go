@@ -15,6 +15,9 @@ import (
 // no link to the exit.
 var ErrExitGone = errors.New("the exit is gone")
 
+// toAgain bounds the builds after a refused one, before the session waits.
+const toAgain = 2
+
 var errNotOffered = errors.New("get circuit: this pool finds no paths to a given exit")
 
 // GetTo returns a circuit to the exit of lost that nobody uses, for a session
@@ -34,6 +37,13 @@ func (p *Pool) GetTo(ctx context.Context, lost *Circuit, silent bool) (*Circuit,
 	}
 	relays := lost.hops[:len(lost.hops)-1]
 	c, err := p.buildTo(ctx, lost, relays)
+	for range toAgain { // a refusal came fast and names who is to be avoided
+		var at *BuildError
+		if errors.Is(err, ErrExitGone) || !errors.As(err, &at) || at.Reason == 0 {
+			break
+		}
+		c, err = p.buildTo(ctx, lost, relays)
+	}
 	if err == nil {
 		return c, nil
 	}
@@ -123,11 +133,11 @@ func (p *Pool) buildTo(ctx context.Context, lost *Circuit, avoid []wire.NodeID) 
 }
 
 // chooseTo finds a path without the relays of the lost circuit and without those
-// that have failed lately; if there is none, it gives up the latter, then the
-// former.
+// that have failed lately; if there is none, it gives up the former, one of which
+// at most is likely to be dead, then the latter: those we know of.
 func (p *Pool) chooseTo(exit wire.NodeID, lost []wire.NodeID) ([]*netmap.Record, error) {
 	failed := slices.DeleteFunc(p.avoided(time.Now()), func(id wire.NodeID) bool { return id == exit })
-	tries := [][]wire.NodeID{slices.Concat(lost, failed), lost, failed, nil}
+	tries := [][]wire.NodeID{slices.Concat(lost, failed), failed, lost, nil}
 	var path []*netmap.Record
 	var err error
 	for _, avoid := range tries {
