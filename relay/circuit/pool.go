@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ const (
 	defaultMost     = 64
 	defaultLifetime = 10 * time.Minute
 	avoidTime       = 2 * time.Minute        // how long a node that failed is avoided
+	avoidTries      = 16                     // nodes given up one by one, of those that are avoided
 	backoffFirst    = 200 * time.Millisecond // after a failed build, doubling
 	backoffMost     = 30 * time.Second
 	buildRate       = 0.2 // builds per second, lasting: who kills circuits must not make us build at will
@@ -277,7 +279,7 @@ func (p *Pool) build(ctx context.Context) {
 	p.mu.Lock()
 	begun := p.renewed
 	p.mu.Unlock()
-	path, err := p.choose(time.Now())
+	path, err := p.around(nil, p.avoided(time.Now()), p.cfg.Choose)
 	var c *Circuit
 	if err == nil {
 		c, err = p.cfg.Build(ctx, path)
@@ -310,18 +312,28 @@ func (p *Pool) add(m *member) {
 	p.changed = make(chan struct{})
 }
 
-// choose finds a path around the nodes that failed lately, or, if there is
-// none, through them: they may be back.
-func (p *Pool) choose(now time.Time) ([]*netmap.Record, error) {
-	avoid := p.avoided(now)
-	path, err := p.cfg.Choose(avoid)
-	if err != nil && len(avoid) > 0 {
-		path, err = p.cfg.Choose(nil)
+// around finds a path without the nodes that failed lately, and best without the
+// relays of a circuit that was lost, one of which at most is likely to be dead. If
+// there is none it gives up the latter, and then one failed node after the other,
+// the first to have failed first: it may be back, or may not have been at fault.
+// Whoever fails again is the last to be tried after that, so that repeated builds
+// come to every path.
+func (p *Pool) around(lost, failed []wire.NodeID, choose func(avoid []wire.NodeID) ([]*netmap.Record, error)) ([]*netmap.Record, error) {
+	path, err := choose(slices.Concat(failed, lost))
+	if err == nil || len(failed)+len(lost) == 0 {
+		return path, err
 	}
-	return path, err
+	if len(lost) == 0 {
+		failed = failed[:len(failed)-1]
+	}
+	for n := len(failed); ; n = min(n-1, avoidTries) {
+		if path, err = choose(failed[:n]); err == nil || n == 0 {
+			return path, err
+		}
+	}
 }
 
-// avoided lists the nodes that failed lately.
+// avoided lists the nodes that failed lately, the last to have failed first.
 func (p *Pool) avoided(now time.Time) []wire.NodeID {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -333,6 +345,7 @@ func (p *Pool) avoided(now time.Time) []wire.NodeID {
 			delete(p.avoid, id)
 		}
 	}
+	slices.SortFunc(avoid, func(a, b wire.NodeID) int { return p.avoid[b].Compare(p.avoid[a]) })
 	return avoid
 }
 

@@ -132,18 +132,8 @@ func (p *Pool) buildTo(ctx context.Context, lost *Circuit, avoid []wire.NodeID) 
 	return c, nil
 }
 
-// chooseTo finds a path without the relays of the lost circuit and without those
-// that have failed lately; if there is none, it gives up the former, one of which
-// at most is likely to be dead, then the latter: those we know of.
+// chooseTo finds a path to an exit, see around.
 func (p *Pool) chooseTo(exit wire.NodeID, lost []wire.NodeID) ([]*netmap.Record, error) {
 	failed := slices.DeleteFunc(p.avoided(time.Now()), func(id wire.NodeID) bool { return id == exit })
-	tries := [][]wire.NodeID{slices.Concat(lost, failed), failed, lost, nil}
-	var path []*netmap.Record
-	var err error
-	for _, avoid := range tries {
-		if path, err = p.cfg.ChooseTo(exit, avoid); err == nil {
-			break
-		}
-	}
-	return path, err
+	return p.around(lost, failed, func(avoid []wire.NodeID) ([]*netmap.Record, error) { return p.cfg.ChooseTo(exit, avoid) })
 }

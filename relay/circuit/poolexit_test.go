@@ -5,14 +5,15 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"cuttle/relay/netmap"
 	"cuttle/relay/wire"
 )
 
-// One relay is known to be dead and another dies: the session that loses its
-// circuit finds the one path that is left although it shares a relay with the lost
-// one, at once and without going to the dead relay again and again.
+// One relay was dead already, another dies, and a third has failed a while ago but
+// lives: the session that loses its circuit finds the one path that is left at once,
+// although it shares a relay with the lost one and goes over the third.
 func TestGetToGoesAroundTheDead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var pn *poolNet
@@ -30,6 +31,8 @@ func TestGetToGoesAroundTheDead(t *testing.T) {
 		synctest.Wait()
 		lost := getFor(t, pn.pool, Want{Key: key(7)})
 		spares.Store(false)
+		pn.pool.blame([]*netmap.Record{pn.nodes[2].record()}, &BuildError{Reason: wire.ReasonNotConnected}, time.Now())
+		time.Sleep(time.Second)
 		pn.nodes[4].kill()
 		pn.nodes[1].kill()
 		synctest.Wait()

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"cuttle/relay/netmap"
+	"cuttle/relay/wire"
 )
 
 // demandMost bounds the builds for wants that no circuit serves, at a time;
@@ -177,11 +180,7 @@ func (p *Pool) buildFor(ctx context.Context, w Want) error {
 	p.mu.Lock()
 	begun := p.renewed
 	p.mu.Unlock()
-	avoid := p.avoided(time.Now())
-	path, err := p.cfg.ChooseFor(w, avoid)
-	if err != nil && len(avoid) > 0 {
-		path, err = p.cfg.ChooseFor(w, nil)
-	}
+	path, err := p.around(nil, p.avoided(time.Now()), func(avoid []wire.NodeID) ([]*netmap.Record, error) { return p.cfg.ChooseFor(w, avoid) })
 	var c *Circuit
 	chosen := err == nil
 	if chosen {
