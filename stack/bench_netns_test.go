@@ -45,7 +45,7 @@ func capturedWith(tb testing.TB, cfg Config, mtu int, plan hostnet.Config) *Stac
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }() // ends with ctx
 	plan.Device = dev.Name()
-	host, err := hostnet.Inspect()
+	host, err := hostnet.Inspect(plan)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -71,10 +71,6 @@ func tunMTU(cfg *config.Config) int {
 
 // plan computes what has to be in force for capturing.
 func (h *hold) plan() (hostnet.Plan, error) {
-	host, err := hostnet.InspectOver(h.cfg.Node.State)
-	if err != nil {
-		return hostnet.Plan{}, err
-	}
 	hc := hostnet.Config{
 		Device: h.cfg.Tun.Name, MTU: tunMTU(h.cfg), Mark: h.cfg.Tun.Mark, Table: h.cfg.Tun.Table, ResolvConf: h.cfg.Tun.ResolvConf,
 	}
@@ -85,6 +81,10 @@ func (h *hold) plan() (hostnet.Plan, error) {
 		}
 	}
 	if err := h.fillHost(&hc); err != nil {
+		return hostnet.Plan{}, err
+	}
+	host, err := hostnet.InspectOver(h.cfg.Node.State, hc)
+	if err != nil {
 		return hostnet.Plan{}, err
 	}
 	p, err := hostnet.NewPlan(hc, host)

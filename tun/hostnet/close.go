@@ -1,9 +1,6 @@
 package hostnet
 
-import (
-	"errors"
-	"fmt"
-)
+import "errors"
 
 // Close puts p in force for a later process to take over, and undoes nothing of
 // what an earlier one has left: it is for a time when not all can be undone yet,
@@ -24,13 +21,5 @@ func closeWith(k kernel, stateDir string, p Plan) error {
 	}
 	a := &Applied{kernel: k, journal: j, plan: p}
 	records, err := j.read()
-	for _, s := range p.Steps {
-		if err != nil {
-			break
-		}
-		if err = a.step(s, records); err != nil {
-			err = fmt.Errorf("%s: %w", s.name(), err)
-		}
-	}
-	return errors.Join(err, j.close())
+	return errors.Join(err, a.carryOut(p, records, err != nil), j.close())
 }

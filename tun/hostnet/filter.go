@@ -39,7 +39,8 @@ const (
 	packetMark field = "meta mark"
 	socketMark field = "socket mark"
 	protocol   field = "meta l4proto"
-	etherType  field = "ether type"
+	etherType  field = "ether type"    // in the frame
+	kindOf     field = "meta protocol" // what the kernel, or a packet socket, calls it
 	source     field = "saddr"
 	dest       field = "daddr"
 	sourcePort field = "th sport"
@@ -259,9 +260,24 @@ func (f Filter) input() []entry {
 
 // egress are the rules of each physical device. They see the frames of packet
 // sockets too, whose Ethernet type is read from the frame since the socket may
-// claim another.
+// claim another. Links do not depend on that: a device may have no Ethernet
+// frames, or tags in them.
 func (f Filter) egress(name string) []entry {
-	out := []entry{when(accept, f.mark(packetMark)), when(accept, number(etherType, etherARP)), when(accept, number(etherType, etherEAPOL))}
+	var out []entry
+	for _, family := range []int{4, 6} {
+		if len(f.peersOf(family)) > 0 {
+			out = append(out, when(accept, number(kindOf, etherOf(family == 4)), f.mark(packetMark), peers(peerDest, family)))
+		}
+	}
+	for _, port := range f.Listen {
+		for _, v4 := range []bool{true, false} {
+			out = append(out, when(accept, number(kindOf, etherOf(v4)), f.mark(packetMark), number(protocol, protoTCP), number(sourcePort, uint32(port))))
+		}
+	}
+	if len(f.Peers) == 0 {
+		out = append(out, when(accept, f.mark(packetMark)))
+	}
+	out = append(out, when(accept, number(etherType, etherARP)), when(accept, number(etherType, etherEAPOL)))
 	if f.Past != 0 {
 		out = append(out, when(accept, f.pastTerm(packetMark)))
 	}
@@ -269,21 +285,19 @@ func (f Filter) egress(name string) []entry {
 	return append(out, ask([]term{number(etherType, etherIP4)}, []term{number(etherType, etherIP6)})...)
 }
 
+// etherOf is the Ethernet type of a family.
+func etherOf(v4 bool) uint32 {
+	if v4 {
+		return etherIP4
+	}
+	return etherIP6
+}
+
 // text writes the rules as nft(8) would list them.
 func (f Filter) text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table inet %s {\n", tableName)
-	for _, family := range []int{4, 6} {
-		list := f.peersOf(family)
-		if len(list) == 0 {
-			continue
-		}
-		elements := make([]string, len(list))
-		for i, p := range list {
-			elements[i] = p.Addr().String() + " . " + strconv.Itoa(int(p.Port()))
-		}
-		fmt.Fprintf(&b, "  set %s { type ipv%d_addr . inet_service; elements = { %s } }\n", setName(family), family, strings.Join(elements, ", "))
-	}
+	f.writeSets(&b)
 	for _, c := range f.chains() {
 		fmt.Fprintf(&b, "  chain %s {\n    %s\n", c.name, c.head())
 		writeEntries(&b, c.entries)
@@ -293,11 +307,44 @@ func (f Filter) text() string {
 	return b.String()
 }
 
+func (f Filter) writeSets(b *strings.Builder) {
+	for _, family := range []int{4, 6} {
+		list := f.peersOf(family)
+		if len(list) == 0 {
+			continue
+		}
+		elements := make([]string, len(list))
+		for i, p := range list {
+			elements[i] = p.Addr().String() + " . " + strconv.Itoa(int(p.Port()))
+		}
+		fmt.Fprintf(b, "  set %s { type ipv%d_addr . inet_service; elements = { %s } }\n", setName(family), family, strings.Join(elements, ", "))
+	}
+}
+
 // egressText writes the rules of the devices: those that have some of their own,
 // and one for all others.
 func (f Filter) egressText() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table netdev %s {\n", tableName)
+	f.writeSets(&b)
+	names := f.devices()
+	for _, name := range names {
+		if name == anyDevice {
+			fmt.Fprintf(&b, "  # one for each %sdevice but lo and %s, new ones included\n", map[bool]string{true: "other "}[len(names) > 1], f.Device)
+		}
+		fmt.Fprintf(&b, "  chain %s {\n    type filter hook egress device %q priority filter; policy drop;\n", egressChain(name), name)
+		writeEntries(&b, f.egress(name))
+		b.WriteString("  }\n")
+	}
+	b.WriteString("}")
+	return b.String()
+}
+
+// anyDevice stands for the devices that have no rules of their own.
+const anyDevice = "DEVICE"
+
+// devices are those that have rules of their own, and anyDevice.
+func (f Filter) devices() []string {
 	var own []string
 	for _, a := range f.LAN {
 		own = append(own, a.Device)
@@ -306,16 +353,7 @@ func (f Filter) egressText() string {
 		own = append(own, f.Router.Device)
 	}
 	slices.Sort(own)
-	for _, name := range append(slices.Compact(own), "DEVICE") {
-		if name == "DEVICE" {
-			fmt.Fprintf(&b, "  # one for each %sdevice but lo and %s, new ones included\n", map[bool]string{true: "other "}[len(own) > 0], f.Device)
-		}
-		fmt.Fprintf(&b, "  chain %s {\n    type filter hook egress device %q priority filter; policy drop;\n", egressChain(name), name)
-		writeEntries(&b, f.egress(name))
-		b.WriteString("  }\n")
-	}
-	b.WriteString("}")
-	return b.String()
+	return append(slices.Compact(own), anyDevice)
 }
 
 func setName(family int) string { return "peers" + strconv.Itoa(family) }
@@ -362,7 +400,7 @@ func (t term) String() string {
 		return fmt.Sprintf("%s %s @%s", ipWord(t.family == 4), t.on, setName(t.family))
 	case fragment6:
 		return string(t.on) + " exists"
-	case etherType:
+	case etherType, kindOf:
 		return fmt.Sprintf("%s %#04x", t.on, t.number)
 	default:
 		return fmt.Sprintf("%s %s%d", t.on, not, t.number)

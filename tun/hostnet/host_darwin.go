@@ -15,7 +15,7 @@ import (
 var errDarwin = fmt.Errorf("not supported yet on darwin: %w", ErrUnsupported)
 
 // Inspect reads what a plan depends on.
-func Inspect() (Host, error) { return Host{}, errDarwin }
+func Inspect(Config) (Host, error) { return Host{}, errDarwin }
 
 // Control returns a function for net.Dialer.Control and net.ListenConfig.Control.
 // Without capture there is nothing that our sockets would have to avoid.
@@ -27,7 +27,7 @@ func Control(uint32) func(network, address string, c syscall.RawConn) error {
 func Mark(uintptr, uint32) error { return nil }
 
 // InspectOver reads what a plan depends on.
-func InspectOver(string) (Host, error) { return Host{}, errDarwin }
+func InspectOver(string, Config) (Host, error) { return Host{}, errDarwin }
 
 func newKernel() (kernel, error) { return nil, errDarwin }
 
@@ -37,6 +37,8 @@ func owner(info fs.FileInfo) (uid, gid int) {
 	}
 	return 0, 0
 }
+
+const errBusy = unix.EWOULDBLOCK
 
 func lock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
 

@@ -19,8 +19,9 @@ import (
 
 const sysctlRoot = "/proc/sys"
 
-// Inspect reads what a plan depends on.
-func Inspect() (Host, error) {
+// Inspect reads what a plan for cfg depends on. Whether the kernel takes the
+// rules is tried, in transactions that leave nothing behind.
+func Inspect(cfg Config) (Host, error) {
 	var h Host
 	_, err := os.Stat(filepath.Join(sysctlRoot, "net/ipv6/conf/all"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -60,30 +61,21 @@ func Inspect() (Host, error) {
 		return h, fmt.Errorf("read whom arp answers: %w", err)
 	}
 	h.AnswersAll = answers == "0"
-	h.Filter, h.Egress = filterWorks(), egressWorks()
 	if err := h.inspectNetworks(); err != nil {
 		return h, err
 	}
+	cfg.fill()
+	f := cfg.filter(h)
+	h.Filter, h.Egress = filterWorks(f), egressWorks(f)
 	h.Resolver = resolverOwner(systemResolver)
 	return h, nil
 }
 
 // InspectOver is Inspect for a plan that takes over what an earlier process may
-// have left by the journal in stateDir.
-func InspectOver(stateDir string) (Host, error) {
-	h, err := Inspect()
-	if err != nil {
-		return h, err
-	}
-	b, err := os.ReadFile(filepath.Join(stateDir, journalName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return h, nil
-	}
-	if err != nil {
-		return h, fmt.Errorf("read journal of network changes: %w", err)
-	}
-	records, err := parseJournal(b)
-	return h.withoutPlan(records), err
+// have left by the journal in stateDir. What cannot be read of that does not count.
+func InspectOver(stateDir string, cfg Config) (Host, error) {
+	h, err := Inspect(cfg)
+	return h.withoutPlan(salvage(stateDir)), err
 }
 
 // Control returns a function for net.Dialer.Control and net.ListenConfig.Control
@@ -387,6 +379,9 @@ func owner(info fs.FileInfo) (uid, gid int) {
 	}
 	return 0, 0
 }
+
+// errBusy is of a lock that another process has.
+const errBusy = unix.EWOULDBLOCK
 
 // lock takes the file for this process; it is released when the file is closed
 // or the process dies.

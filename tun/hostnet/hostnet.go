@@ -97,21 +97,16 @@ func apply(k kernel, stateDir string, p Plan) (*Applied, error) {
 // Change puts p in force in place of what is, as Apply does.
 func (a *Applied) Change(p Plan) error {
 	records, err := a.journal.read()
-	if err != nil {
-		return err
-	}
 	a.plan = p
+	failed := errors.Join(err, a.carryOut(p, records, err != nil))
 	wanted := make(map[string]bool)
 	for _, s := range p.Steps {
 		wanted[s.target()] = true
-		if err := a.step(s, records); err != nil {
-			return fmt.Errorf("%s: %w", s.name(), err)
-		}
 	}
-	var failed error
+	whole := failed == nil
 	for i := len(records) - 1; i >= 0; i-- {
 		r := records[i]
-		if wanted[r.Step.target()] {
+		if wanted[r.Step.target()] || !whole && !r.Step.widens() {
 			continue
 		}
 		if err := a.kernel.undo(r.Step, r.Before); err != nil {
@@ -122,6 +117,43 @@ func (a *Applied) Change(p Plan) error {
 		return failed
 	}
 	return a.forget(wanted)
+}
+
+// carryOut makes the plan's changes. After one that fails those that keep traffic
+// in are still made, and no other. only wants these from the beginning.
+func (a *Applied) carryOut(p Plan, records []record, only bool) error {
+	var failed error
+	for _, s := range p.Steps {
+		if (only || failed != nil) && !s.keepsIn() {
+			continue
+		}
+		if err := a.step(s, records); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", s.name(), err))
+		}
+	}
+	return failed
+}
+
+// Closed tells whether what is in force keeps traffic in: the packet filter, or
+// routing of every family that the plan is for. A plan that is not in force whole
+// may still.
+func (a *Applied) Closed() bool {
+	filter, routed := false, true
+	routes := 0
+	for _, s := range a.plan.Steps {
+		if !s.keepsIn() || s.Kind == EgressFilter {
+			continue
+		}
+		there, err := a.kernel.holds(s)
+		there = there && err == nil
+		if s.Kind == PacketFilter {
+			filter = there
+			continue
+		}
+		routes++
+		routed = routed && there
+	}
+	return filter || routes > 0 && routed
 }
 
 // forget removes from the journal what has been undone.
@@ -157,11 +189,13 @@ func (a *Applied) step(s Step, records []record) error {
 	r := record{Step: s, Before: b}
 	// A journal that grew with each crash would be full one day.
 	if !slices.ContainsFunc(records, func(old record) bool { return reflect.DeepEqual(old, r) }) {
-		if err := a.journal.append(r); err != nil {
+		// What keeps traffic in does not wait for a disk: to undo it needs nothing
+		// of before.
+		if err = a.journal.append(r); err != nil && !s.keepsIn() {
 			return err
 		}
 	}
-	return a.kernel.do(s)
+	return errors.Join(err, a.kernel.do(s))
 }
 
 // Revert undoes the plan. If something cannot be undone the journal stays, and
@@ -193,16 +227,22 @@ func (a *Applied) undo() error {
 }
 
 // Left returns the steps that the journal in stateDir says are in force: what an
-// earlier process, or the guard, has left. It changes nothing.
+// earlier process, or the guard, has left. With an error the journal cannot be
+// read whole, and something may have been left that is not named. It changes
+// nothing.
 func Left(stateDir string) (Plan, error) {
-	b, err := os.ReadFile(filepath.Join(stateDir, journalName))
+	f, err := os.Open(filepath.Join(stateDir, journalName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Plan{}, nil
 	}
 	if err != nil {
 		return Plan{}, fmt.Errorf("read journal of network changes: %w", err)
 	}
-	records, err := parseJournal(b)
+	defer f.Close() //nolint:errcheck // only read
+	records, err := readJournal(f)
+	if err != nil {
+		records = salvage(stateDir)
+	}
 	var p Plan
 	for _, r := range records {
 		p.Steps = append(p.Steps, r.Step)

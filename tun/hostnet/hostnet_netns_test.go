@@ -97,7 +97,7 @@ func difference(a, b string) string {
 
 func planFor(t *testing.T, cfg Config) Plan {
 	t.Helper()
-	host, err := Inspect()
+	host, err := Inspect(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -330,11 +330,12 @@ func holdPlan(state string) error {
 		return err
 	}
 	defer d.Close()
-	host, err := Inspect()
+	cfg := Config{Device: "cuttle0", ResolvConf: filepath.Join(state, "resolv.conf")}
+	host, err := Inspect(cfg)
 	if err != nil {
 		return err
 	}
-	p, err := NewPlan(Config{Device: "cuttle0", ResolvConf: filepath.Join(state, "resolv.conf")}, host)
+	p, err := NewPlan(cfg, host)
 	if err != nil {
 		return err
 	}

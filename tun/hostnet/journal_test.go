@@ -50,6 +50,9 @@ func (m *memory) before(s Step) (Before, error) {
 	if err := m.live(); err != nil {
 		return Before{}, err
 	}
+	if s.keepsIn() {
+		return Before{Gone: true}, nil // undone whatever was there
+	}
 	key, _ := name(s)
 	v, ok := m.set[key]
 	return Before{Value: v, Gone: !ok}, nil

@@ -2,8 +2,6 @@ package hostnet
 
 import (
 	"bytes"
-	"errors"
-	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -24,15 +22,7 @@ var leaseFolders = []string{"/run/systemd/netif/leases", "/run/systemd/resolve/r
 // stateDir changed it, and those of leases. Ours and loopback ones are left out.
 func LocalResolvers(stateDir, resolvConf string) ([]netip.Addr, error) {
 	var texts [][]byte
-	b, err := os.ReadFile(filepath.Join(stateDir, journalName))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	records, err := parseJournal(b)
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range records {
+	for _, r := range salvage(stateDir) {
 		if f := r.Before.File; r.Step.Kind == Resolver && f != nil {
 			if f.Target == "" {
 				texts = append(texts, f.Content)

@@ -26,8 +26,8 @@ const (
 // codeProhibited is the code of "admin prohibited" for both families.
 const codeProhibited = unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED
 
-// loadRules makes replaces our table of a family in one transaction: until its
-// end the old rules count, from then on the new ones.
+// loadRules replaces our table of a family in one transaction: until its end the
+// old rules count, from then on the new ones.
 func loadRules(family nftables.TableFamily, fill func(*nftables.Conn, *nftables.Table) error) error {
 	c, err := nftables.New()
 	if err != nil {
@@ -45,49 +45,71 @@ func loadRules(family nftables.TableFamily, fill func(*nftables.Conn, *nftables.
 	return c.Flush()
 }
 
-// loadFilter puts f's rules of the family inet in force.
-func loadFilter(f Filter) error {
-	return loadRules(nftables.TableFamilyINet, func(c *nftables.Conn, t *nftables.Table) error {
-		sets := make(map[int]*nftables.Set)
-		for _, family := range []int{4, 6} {
-			set, err := addPeers(c, t, f, family)
-			if err != nil {
-				return err
-			}
-			sets[family] = set
+// fillFilter adds f's rules of the family inet to a table.
+func (f Filter) fillFilter(c *nftables.Conn, t *nftables.Table) error {
+	sets, err := addSets(c, t, f)
+	if err != nil {
+		return err
+	}
+	for _, ch := range f.chains() {
+		addChain(c, t, ch, nil, "", sets)
+	}
+	return nil
+}
+
+// fillEgress adds f's rules for each of the devices.
+func (f Filter) fillEgress(devices []string) func(*nftables.Conn, *nftables.Table) error {
+	return func(c *nftables.Conn, t *nftables.Table) error {
+		sets, err := addSets(c, t, f)
+		if err != nil {
+			return err
 		}
-		for _, ch := range f.chains() {
-			addChain(c, t, ch, nil, "", sets)
+		for _, d := range devices {
+			addChain(c, t, chain{name: egressChain(d), entries: f.egress(d)}, nftables.ChainHookEgress, d, sets)
 		}
 		return nil
-	})
+	}
 }
+
+// loadFilter puts f's rules of the family inet in force.
+func loadFilter(f Filter) error { return loadRules(nftables.TableFamilyINet, f.fillFilter) }
 
 // loadEgress puts f's rules on each of the devices.
 func loadEgress(f Filter, devices []string) error {
-	return loadRules(nftables.TableFamilyNetdev, func(c *nftables.Conn, t *nftables.Table) error {
-		for _, d := range devices {
-			addChain(c, t, chain{name: egressChain(d), entries: f.egress(d)}, nftables.ChainHookEgress, d, nil)
+	return loadRules(nftables.TableFamilyNetdev, f.fillEgress(devices))
+}
+
+// filterWorks tries whether the kernel takes f's rules of the family inet. Some
+// kernels lack a part of nftables that only some rules need.
+func filterWorks(f Filter) bool { return tries(nftables.TableFamilyINet, f.fillFilter) }
+
+// egressWorks does so for the rules of a device, all kinds of them on one.
+func egressWorks(f Filter) bool {
+	return tries(nftables.TableFamilyNetdev, func(c *nftables.Conn, t *nftables.Table) error {
+		sets, err := addSets(c, t, f)
+		if err != nil {
+			return err
 		}
+		ch := chain{name: "probe"}
+		for _, name := range f.devices() {
+			ch.entries = append(ch.entries, f.egress(name)...)
+		}
+		addChain(c, t, ch, nftables.ChainHookEgress, "lo", sets)
 		return nil
 	})
 }
 
-// egressWorks tries, in a transaction that leaves nothing behind, whether the
-// kernel has the egress hook.
-func egressWorks() bool { return tries(nftables.TableFamilyNetdev, nftables.ChainHookEgress, "lo") }
-
-// filterWorks does so for the family inet.
-func filterWorks() bool { return tries(nftables.TableFamilyINet, nftables.ChainHookOutput, "") }
-
-func tries(family nftables.TableFamily, hook *nftables.ChainHook, device string) bool {
+// tries loads rules into a table of another name and takes them away in the same
+// transaction, so that they never count.
+func tries(family nftables.TableFamily, fill func(*nftables.Conn, *nftables.Table) error) bool {
 	c, err := nftables.New()
 	if err != nil {
 		return false
 	}
-	policy := nftables.ChainPolicyAccept
 	t := c.AddTable(&nftables.Table{Name: tableName + "-probe", Family: family})
-	c.AddChain(&nftables.Chain{Name: "probe", Table: t, Hooknum: hook, Priority: nftables.ChainPriorityFilter, Type: nftables.ChainTypeFilter, Policy: &policy, Device: device})
+	if err := fill(c, t); err != nil {
+		return false
+	}
 	c.DelTable(t)
 	return c.Flush() == nil
 }
@@ -106,6 +128,18 @@ func devices(tun string) (keys, names []string, err error) {
 		}
 	}
 	return keys, names, nil
+}
+
+func addSets(c *nftables.Conn, t *nftables.Table, f Filter) (map[int]*nftables.Set, error) {
+	sets := make(map[int]*nftables.Set)
+	for _, family := range []int{4, 6} {
+		set, err := addPeers(c, t, f, family)
+		if err != nil {
+			return nil, err
+		}
+		sets[family] = set
+	}
+	return sets, nil
 }
 
 func addPeers(c *nftables.Conn, t *nftables.Table, f Filter, family int) (*nftables.Set, error) {
@@ -220,6 +254,8 @@ func expressions(t term, family nftables.TableFamily, sets map[int]*nftables.Set
 			&expr.Cmp{Op: expr.CmpOpLt, Register: register, Data: binary.BigEndian.AppendUint64(nil, t.long)}}
 	case protocol:
 		return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register}, compare(byte(t.number))}
+	case kindOf:
+		return []expr.Any{&expr.Meta{Key: expr.MetaKeyPROTOCOL, Register: register}, compare(port...)}
 	case etherType:
 		return []expr.Any{load(expr.PayloadBaseLLHeader, 12, 2), compare(port...)}
 	case sourcePort:
@@ -237,7 +273,7 @@ func expressions(t term, family nftables.TableFamily, sets map[int]*nftables.Set
 	case source, dest:
 		return addresses(t, family, op)
 	case peerSource, peerDest:
-		return peerLookup(t, sets[t.family])
+		return peerLookup(t, family, sets[t.family])
 	}
 	return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} // a condition nobody has taught us never lets through
 }
@@ -277,7 +313,7 @@ func addresses(t term, family nftables.TableFamily, op expr.CmpOp) []expr.Any {
 }
 
 // peerLookup asks the set for address and port together.
-func peerLookup(t term, set *nftables.Set) []expr.Any {
+func peerLookup(t term, family nftables.TableFamily, set *nftables.Set) []expr.Any {
 	offset, length := addressAt(t.on == peerSource, t.family == 4)
 	second, port := uint32(afterAddress4), uint32(2)
 	if t.family == 6 {
@@ -286,7 +322,11 @@ func peerLookup(t term, set *nftables.Set) []expr.Any {
 	if t.on == peerSource {
 		port = 0
 	}
-	return append(onlyFamily(t.family == 4),
+	var out []expr.Any
+	if family == nftables.TableFamilyINet { // else a term before says it
+		out = onlyFamily(t.family == 4)
+	}
+	return append(out,
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register}, &expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{protoTCP}},
 		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
 		&expr.Payload{DestRegister: second, Base: expr.PayloadBaseTransportHeader, Offset: port, Len: 2},

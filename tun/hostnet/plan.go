@@ -144,6 +144,20 @@ func (s Step) closes() bool {
 	return s.Stay
 }
 
+// keepsIn tells whether the step is a layer of what keeps traffic in: it lets
+// nothing through that was not let through before.
+func (s Step) keepsIn() bool {
+	switch s.Kind {
+	case PacketFilter, EgressFilter, UnreachableRoute, Rule:
+		return true
+	case Sysctl, Link, Address, TunRoute, LANRoute, PastRule, Resolver, ResolvedLink, ManagerDNS, ResolvconfSource:
+	}
+	return false
+}
+
+// widens tells whether the step routes something beside the TUN.
+func (s Step) widens() bool { return s.Kind == LANRoute || s.Kind == PastRule }
+
 // String shows the step as an administrator would write it.
 func (s Step) String() string {
 	switch s.Kind {
@@ -206,6 +220,15 @@ func (p Plan) Block() Plan {
 	return b
 }
 
+// Shut is what keeps traffic in and lets nothing through beside links: for when
+// the plan for cfg on a host cannot be computed. It asks the host nothing, so a
+// kernel without a part of it refuses that, and the rest holds.
+func Shut(cfg Config) (Plan, error) {
+	cfg.LAN, cfg.Split, cfg.Portal, cfg.Router = false, Split{}, nil, nil
+	p, err := NewPlan(cfg, Host{IPv6: true, Filter: true, Egress: true})
+	return p.Block(), err
+}
+
 // Filter is what the plan's packet filter lets through; the zero one without.
 func (p Plan) Filter() Filter {
 	for _, s := range p.Steps {
@@ -236,7 +259,7 @@ func NewPlan(cfg Config, host Host) (Plan, error) {
 		return Plan{}, err
 	}
 	if !host.Filter {
-		return Plan{}, fmt.Errorf("this kernel has no packet filter (nftables, family inet), without which traffic cannot be kept in: %w", ErrUnsupported)
+		return Plan{}, fmt.Errorf("this kernel does not take the packet filter (nftables, family inet, with all that its rules need), without which nothing is let through: %w", ErrUnsupported)
 	}
 	families := []int{4}
 	if host.IPv6 {
@@ -244,14 +267,6 @@ func NewPlan(cfg Config, host Host) (Plan, error) {
 	}
 	var p Plan
 	add := func(s Step) { p.Steps = append(p.Steps, s) }
-	if host.StrictFilter {
-		// Answers to our links come in unmarked, and the strict filter would
-		// look for their way back in our table and find the TUN.
-		add(Step{Kind: Sysctl, Key: "net/ipv4/conf/all/rp_filter", Value: "2"})
-	}
-	if host.AnswersAll {
-		add(Step{Kind: Sysctl, Key: "net/ipv4/conf/all/arp_ignore", Value: "1"})
-	}
 	filter := cfg.filter(host)
 	add(Step{Kind: PacketFilter, Filter: &filter})
 	if host.Egress {
@@ -272,6 +287,15 @@ func NewPlan(cfg Config, host Host) (Plan, error) {
 			add(Step{Kind: PastRule, Family: f, Mark: filter.Past, Mask: cfg.Mask, Priority: cfg.Priority - 1})
 		}
 		add(Step{Kind: Rule, Family: f, Table: cfg.Table, Mark: cfg.Mark, Mask: cfg.Mask, Priority: cfg.Priority})
+	}
+	// What may fail and keeps nothing in comes after what keeps traffic in.
+	if host.StrictFilter {
+		// Answers to our links come in unmarked, and the strict filter would
+		// look for their way back in our table and find the TUN.
+		add(Step{Kind: Sysctl, Key: "net/ipv4/conf/all/rp_filter", Value: "2"})
+	}
+	if host.AnswersAll {
+		add(Step{Kind: Sysctl, Key: "net/ipv4/conf/all/arp_ignore", Value: "1"})
 	}
 	use6 := host.IPv6 && !host.IPv6Off
 	if use6 {

@@ -135,7 +135,7 @@ func TestBlock(t *testing.T) {
 	for _, s := range p.Block().Steps {
 		kinds = append(kinds, s.Kind)
 	}
-	if want := []Kind{Sysctl, PacketFilter, EgressFilter, UnreachableRoute, UnreachableRoute, Rule, Rule}; !slices.Equal(kinds, want) {
+	if want := []Kind{PacketFilter, EgressFilter, UnreachableRoute, UnreachableRoute, Rule, Rule, Sysctl}; !slices.Equal(kinds, want) {
 		t.Errorf("block has steps %q, want %q", kinds, want)
 	}
 }

@@ -96,10 +96,12 @@ func (a *Applied) keepNames(plans <-chan []Step) {
 // being read one after the other.
 const sleepStep = 100 * time.Millisecond
 
-// mend does again what does not hold any more, in the plan's order.
+// mend does again what does not hold any more, in the plan's order. When a part
+// cannot be mended those that keep traffic in still are.
 func (a *Applied) mend(mended func(what string)) error {
+	var failed error
 	for _, s := range a.plan.Steps {
-		if s.names() {
+		if s.names() || failed != nil && !s.keepsIn() {
 			continue // whoever is asked for a name, the question ends in the TUN
 		}
 		there, err := a.kernel.holds(s)
@@ -109,15 +111,12 @@ func (a *Applied) mend(mended func(what string)) error {
 			}
 		}
 		if err != nil {
-			return fmt.Errorf("keep in force %s: %w", s.name(), err)
+			failed = errors.Join(failed, fmt.Errorf("keep in force %s: %w", s.name(), err))
 		}
 	}
 	removed, err := a.kernel.foreign(a.plan)
-	if err != nil {
-		return err
-	}
 	if removed > 0 {
 		mended("routes of others in our table")
 	}
-	return nil
+	return errors.Join(failed, err)
 }
