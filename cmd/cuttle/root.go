@@ -199,6 +199,9 @@ func stateCode(st control.Status) int {
 	case control.StateUp:
 		return exitOK
 	case control.StateOff, control.StateDraining:
+		if len(st.Problems) > 0 { // not as it was, or not closed as it should be
+			return exitError
+		}
 		return exitDisconnected
 	case control.StateConnecting:
 		return exitConnecting

@@ -178,7 +178,8 @@ func serve(ctx context.Context, file string, stderr io.Writer) (err error) {
 	defer func() { err = errors.Join(err, endProfile()) }()
 	n, err := node.New(cfg, newLog(cfg, stderr))
 	if err != nil {
-		return err
+		// What was to be captured is kept in although this node cannot run.
+		return errors.Join(err, node.Guard(cfg, true, newLog(cfg, stderr)))
 	}
 	manager, err := systemd.New(os.Getenv, os.Unsetenv)
 	if err != nil {

@@ -60,10 +60,7 @@ type client struct {
 }
 
 func newClient(cfg *config.Config, self wire.NodeID, m *netmap.Map, nb *neighborhood, log *slog.Logger) (*client, error) {
-	h, err := newHold(cfg, nb.known, log)
-	if err != nil {
-		return nil, err
-	}
+	h := newHold(cfg, nb.known, log)
 	var seed [32]byte
 	_, _ = crand.Read(seed[:])              // never fails
 	exits, _ := exitWishes(cfg.Client.Exit) // New has read it
@@ -127,10 +124,7 @@ func (c *client) snapshot() (state control.State, since time.Time, circuits []ci
 // captured or the lock is on, and otherwise undoes what an earlier run left. An
 // error means that nothing was or could be done.
 func (c *client) begin() error {
-	resume, err := c.hold.resumes()
-	if err != nil {
-		return err
-	}
+	resume := c.hold.resumes()
 	if resume {
 		c.want(true)
 	}
@@ -145,19 +139,33 @@ func (c *client) begin() error {
 		if c.hold.applied == nil {
 			return err
 		}
-		c.set(control.StateBlocked, err)
+		c.failed(err)
 	}
 	return nil
+}
+
+// failed notes why traffic is not carried, and whether it is kept in. Nothing is
+// looked after meanwhile.
+func (c *client) failed(err error) {
+	state := control.StateBlocked
+	if !c.hold.closed() {
+		state, err = control.StateOff, fmt.Errorf("this machine is NOT closed: %w", err)
+	}
+	c.mu.Lock()
+	known := c.state == state && c.problem != nil && c.problem.Error() == err.Error()
+	c.mu.Unlock()
+	if !known {
+		c.log.Error("traffic is not carried", "closed", state == control.StateBlocked, "err", err)
+	}
+	c.set(state, err)
 }
 
 // run follows wishes until ctx ends. Then the machine is opened if released
 // says that an operator wants so; otherwise it stays closed.
 func (c *client) run(ctx context.Context, released func() bool) error {
 	for {
-		up, err := c.idle(ctx)
+		up := c.idle(ctx)
 		switch {
-		case err != nil:
-			return err
 		case ctx.Err() != nil:
 			if released() && !c.stay.Load() && !c.hold.locked() {
 				return c.hold.open()
@@ -165,8 +173,7 @@ func (c *client) run(ctx context.Context, released func() bool) error {
 			return c.hold.leave()
 		case up:
 			if err := c.capture(ctx); err != nil {
-				c.log.Error("traffic is blocked", "err", err)
-				c.set(control.StateBlocked, err)
+				c.failed(err)
 				continue
 			}
 		}
@@ -174,27 +181,35 @@ func (c *client) run(ctx context.Context, released func() bool) error {
 			continue // and idle sees to the end
 		}
 		c.set(control.StateDraining, nil)
-		if err := c.rest(); err != nil {
-			c.log.Error("traffic is blocked", "err", err)
-			c.set(control.StateBlocked, err)
-			continue
+		if c.rest() == nil {
+			c.log.Info("traffic released")
 		}
-		c.log.Info("traffic released")
-		c.set(control.StateOff, nil)
 	}
 }
 
-// rest puts the host in the state off: open, or closed if the lock is on.
+// rest puts the host in the state off: open, or closed if the lock is on. With an
+// error not everything is as it was, or not closed.
 func (c *client) rest() error {
 	if c.hold.locked() {
-		return c.hold.block()
+		err := c.hold.block()
+		if err != nil {
+			c.failed(err)
+			return err
+		}
+		c.set(control.StateOff, nil)
+		return nil
 	}
-	return c.hold.open()
+	err := c.hold.open()
+	if err != nil {
+		c.log.Error("this machine is open, but not as it was", "err", err)
+	}
+	c.set(control.StateOff, err)
+	return err
 }
 
 // idle waits for a wish or the end of ctx and looks after the block meanwhile,
 // if one is in force.
-func (c *client) idle(ctx context.Context) (up bool, err error) {
+func (c *client) idle(ctx context.Context) (up bool) {
 	for ctx.Err() == nil {
 		watching, stop := context.WithCancel(ctx)
 		watched := make(chan struct{})
@@ -209,30 +224,35 @@ func (c *client) idle(ctx context.Context) (up bool, err error) {
 		case up = <-c.wish:
 			stop()
 			<-watched // the wish will change what is watched
-			return up, nil
+			return up
 		case turned = <-c.relock:
 		case <-c.beat:
 		case <-watched:
-			c.set(control.StateBlocked, broken)
+			if broken == nil {
+				break // the end of ctx
+			}
+			c.failed(broken)
 			select { // somebody takes away what cannot be mended: not all the time
 			case <-time.After(mendPause):
 			case <-ctx.Done():
 			}
-			err = c.hold.block()
+			if err := c.hold.block(); err != nil {
+				broken = err
+			}
+			c.failed(broken)
 		}
 		stop()
 		<-watched
-		if state, _, _, _ := c.snapshot(); turned != nil && (state == control.StateOff || c.hold.applied == nil) {
+		if turned == nil {
+			continue
+		}
+		var err error
+		if state, _, _, _ := c.snapshot(); state == control.StateOff || c.hold.applied == nil {
 			err = c.rest()
 		}
-		if err != nil {
-			c.set(control.StateBlocked, err)
-		}
-		if turned != nil {
-			turned <- err
-		}
+		turned <- err
 	}
-	return false, nil
+	return false
 }
 
 // mendPause is between attempts to put a block in force again.

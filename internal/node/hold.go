@@ -38,6 +38,8 @@ type hold struct {
 	logged  time.Time
 
 	networks []hostnet.Attached // that the plan in force was computed for
+	split    hostnet.Split      // of the newest plan
+	unknown  int                // users and cgroups of the split that this machine does not have
 	dry      bool               // only computes
 	captured bool               // what is in force leads into the TUN
 
@@ -50,6 +52,7 @@ type hold struct {
 	words     string         // the plan in force, for people
 	let       hostnet.Filter // of the newest plan
 	choices   choices
+	unread    error // why choices could not be read: nothing is let through until they can
 	excluding bool            // somebody has excluded a program
 	portal    *hostnet.Portal // open, or over
 	waiting   []request
@@ -57,9 +60,9 @@ type hold struct {
 }
 
 // newHold reads what operators have chosen before.
-func newHold(cfg *config.Config, known map[wire.NodeID]obfs.Descriptor, log *slog.Logger) (*hold, error) {
+func newHold(cfg *config.Config, known map[wire.NodeID]obfs.Descriptor, log *slog.Logger) *hold {
 	c, err := readChoices(cfg.Node.State)
-	return &hold{cfg: cfg, known: known, log: log, choices: c, wake: make(chan struct{}, 1), rerouted: make(chan struct{})}, err
+	return &hold{cfg: cfg, known: known, log: log, choices: c, unread: err, wake: make(chan struct{}, 1), rerouted: make(chan struct{})}
 }
 
 func tunMTU(cfg *config.Config) int {
@@ -71,14 +74,9 @@ func tunMTU(cfg *config.Config) int {
 
 // plan computes what has to be in force for capturing.
 func (h *hold) plan() (hostnet.Plan, error) {
-	hc := hostnet.Config{
-		Device: h.cfg.Tun.Name, MTU: tunMTU(h.cfg), Mark: h.cfg.Tun.Mark, Table: h.cfg.Tun.Table, ResolvConf: h.cfg.Tun.ResolvConf,
-	}
-	hc.Peers = peerAddresses(h.cfg, h.known)
-	for _, l := range h.cfg.Listen {
-		if a, err := netip.ParseAddrPort(l.Address); err == nil && a.Port() != 0 {
-			hc.Listen = append(hc.Listen, a.Port())
-		}
+	hc := h.base()
+	if err := h.readAgain(); err != nil {
+		return hostnet.Plan{}, err
 	}
 	if err := h.fillHost(&hc); err != nil {
 		return hostnet.Plan{}, err
@@ -96,6 +94,34 @@ func (h *hold) plan() (hostnet.Plan, error) {
 	h.lacks, h.let = p.Missing, p.Filter()
 	h.mu.Unlock()
 	return p, nil
+}
+
+// base is what a plan depends on when nothing is let through but links.
+func (h *hold) base() hostnet.Config {
+	hc := hostnet.Config{
+		Device: h.cfg.Tun.Name, MTU: tunMTU(h.cfg), Mark: h.cfg.Tun.Mark, Table: h.cfg.Tun.Table, ResolvConf: h.cfg.Tun.ResolvConf,
+	}
+	hc.Peers = peerAddresses(h.cfg, h.known)
+	for _, l := range h.cfg.Listen {
+		if a, err := netip.ParseAddrPort(l.Address); err == nil && a.Port() != 0 {
+			hc.Listen = append(hc.Listen, a.Port())
+		}
+	}
+	return hc
+}
+
+// planBlock computes what keeps traffic in. When the plan cannot be computed it is
+// one in which nothing is let through but links, and the error says why.
+func (h *hold) planBlock() (hostnet.Plan, error) {
+	p, err := h.plan()
+	if err == nil {
+		return p.Block(), nil
+	}
+	p, shutErr := hostnet.Shut(h.base())
+	h.mu.Lock()
+	h.lacks, h.let = p.Missing, p.Filter()
+	h.mu.Unlock()
+	return p, errors.Join(err, shutErr)
 }
 
 // peerAddresses is where our marked sockets may connect to: the neighbors. An
@@ -121,25 +147,27 @@ func peerAddresses(cfg *config.Config, known map[wire.NodeID]obfs.Descriptor) []
 
 // resumes tells whether to capture at once: by configuration, or because an
 // earlier run was capturing when it died. Nobody has told it to open.
-func (h *hold) resumes() (bool, error) {
+func (h *hold) resumes() bool {
 	left, err := hostnet.Left(h.cfg.Node.State)
-	if err != nil {
-		return false, err
-	}
-	if len(left.Steps) > 0 {
+	closed := len(left.Steps) > 0 || err != nil
+	switch {
+	case err != nil:
+		h.log.Warn("what an earlier run has left cannot be read; this machine stays closed", "err", err)
+	case closed:
 		h.log.Warn("an earlier run has left this machine closed")
 	}
-	return h.cfg.Client.Up || left.Captures() || len(left.Steps) > 0 && !h.locked(), nil
+	return h.cfg.Client.Up || left.Captures() || closed && !h.locked()
 }
 
 // block closes the machine, or keeps it closed while the way into the TUN is undone.
+// With an error it may be closed all the same: see closed.
 func (h *hold) block() error {
-	p, err := h.plan()
-	if err != nil {
-		return err
-	}
-	return h.force(p.Block(), false)
+	p, err := h.planBlock()
+	return errors.Join(err, h.force(p, false))
 }
+
+// closed tells whether what is in force keeps traffic in.
+func (h *hold) closed() bool { return h.applied != nil && h.applied.Closed() }
 
 // capture leads everything into the TUN, which must be there.
 func (h *hold) capture() error {
@@ -184,15 +212,18 @@ func (h *hold) watch(ctx context.Context) error {
 	}, h.wake, h.revise)
 }
 
-// open puts the host back as it was.
+// open puts the host back as it was, and tries again what could not be put back
+// before.
 func (h *hold) open() error {
-	if h.applied == nil {
-		return nil
+	var err error
+	if h.applied != nil {
+		err = h.applied.Revert()
+		h.applied = nil
+	} else if left, unread := hostnet.Left(h.cfg.Node.State); len(left.Steps) > 0 || unread != nil {
+		_, err = hostnet.Recover(h.cfg.Node.State)
 	}
-	a := h.applied
-	h.applied = nil
 	h.tellPlan("")
-	if err := a.Revert(); err != nil {
+	if err != nil {
 		return fmt.Errorf("put the host back: %w; the next start or `cuttle down` tries again", err)
 	}
 	return nil
@@ -230,10 +261,7 @@ func (h *hold) setLock(on bool) error {
 		err = errors.Join(f.Sync(), f.Close())
 	}
 	if err == nil {
-		var dir *os.File
-		if dir, err = os.Open(h.cfg.Node.State); err == nil {
-			err = errors.Join(dir.Sync(), dir.Close())
-		}
+		err = syncFolder(h.cfg.Node.State)
 	}
 	if err != nil {
 		return fmt.Errorf("turn the lock on: %w", err)
@@ -253,28 +281,26 @@ func (h *hold) missing() []string {
 // was capturing when the machine went off (nobody has told it to open), and, when
 // a daemon will start, if that will capture.
 func Guard(cfg *config.Config, starts bool, log *slog.Logger) error {
-	known, err := descriptors(cfg)
-	if err != nil {
-		return err
-	}
-	h, err := newHold(cfg, known, log)
-	if err != nil {
-		return err
-	}
 	if !cfg.Client.Enabled {
 		return nil
 	}
+	known, err := descriptors(cfg)
+	if err != nil {
+		log.Warn("the neighbors cannot be read", "err", err) // no link runs yet that would need them
+	}
+	h := newHold(cfg, known, log)
 	left, err := hostnet.Left(cfg.Node.State)
 	if err == nil && len(left.Steps) == 0 && !h.locked() && !(starts && cfg.Client.Up) {
 		return nil
 	}
-	if err == nil {
-		var p hostnet.Plan
-		if p, err = h.plan(); err == nil {
-			err = hostnet.Close(cfg.Node.State, p.Block())
-		}
-	}
 	if err != nil {
+		log.Warn("what an earlier run has left cannot be read; this machine is closed", "err", err)
+	}
+	p, err := h.planBlock()
+	if err != nil {
+		log.Warn("what is to be let through cannot be computed; nothing is", "err", err)
+	}
+	if err := hostnet.Close(cfg.Node.State, p); err != nil {
 		return fmt.Errorf("close this machine: %w", err)
 	}
 	return nil
@@ -286,8 +312,18 @@ func Release(cfg *config.Config) error {
 	if err := h.setLock(false); err != nil {
 		return err
 	}
+	_, unread := hostnet.Left(cfg.Node.State)
+	if unread != nil {
+		// Closing makes the journal whole, so that what closes is undone.
+		if p, err := hostnet.Shut(h.base()); err == nil {
+			_ = hostnet.Close(cfg.Node.State, p) // undone next
+		}
+	}
 	if _, err := hostnet.Recover(cfg.Node.State); err != nil {
 		return fmt.Errorf("open this machine: %w", err)
+	}
+	if unread != nil {
+		return fmt.Errorf("this machine is open; some of what an earlier run has changed could not be read, and was not put back: %w", unread)
 	}
 	return nil
 }

@@ -3,15 +3,12 @@ package node
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"os/user"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"time"
@@ -28,92 +25,6 @@ const (
 	portalGroup  = "cuttle/portal"
 )
 
-// maxChoices bounds the file of choices, bytes, and maxDevices what it holds.
-const (
-	maxChoices = 1 << 20
-	maxDevices = 1024
-)
-
-// choices are what operators have said at run time; they outlive the daemon and
-// win over the configuration. nil: nobody has said anything.
-type choices struct {
-	LAN      *bool                    `json:"lan,omitempty"`
-	Router   *string                  `json:"router,omitempty"`  // interface, "" for none
-	Network6 netip.Prefix             `json:"network6,omitzero"` // of the LAN, chosen once
-	Devices  map[string]config.Device `json:"devices,omitempty"` // by MAC address
-}
-
-const choicesFile = "choices.json"
-
-func readChoices(dir string) (choices, error) {
-	var c choices
-	path := filepath.Join(dir, choicesFile)
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return c, nil
-	}
-	if err == nil && info.Size() > maxChoices {
-		err = errors.New("too large")
-	}
-	var b []byte
-	if err == nil {
-		b, err = os.ReadFile(path)
-	}
-	if err == nil {
-		err = json.Unmarshal(b, &c)
-	}
-	if err != nil {
-		return c, fmt.Errorf("read %s, in which the choices of `cuttle lan` and `cuttle router` are: %w", path, err)
-	}
-	return c, nil
-}
-
-func (c choices) write(dir string) error {
-	b, err := json.MarshalIndent(c, "", " ")
-	path := filepath.Join(dir, choicesFile)
-	if err == nil {
-		err = os.WriteFile(path+".new", append(b, '\n'), 0o600)
-	}
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
-		return fmt.Errorf("keep this choice: %w", err)
-	}
-	return nil
-}
-
-// request is a change of what is let through. back undoes it if the host does
-// not take it.
-type request struct {
-	done chan error // capacity 1
-	back func()
-}
-
-// adopt makes a change with set, under the mutex, and returns when that is in
-// force. Only then it is kept.
-func (h *hold) adopt(ctx context.Context, set func() (back func())) error {
-	h.turn.Lock()
-	defer h.turn.Unlock()
-	r := request{done: make(chan error, 1)}
-	h.mu.Lock()
-	r.back = set()
-	h.waiting = append(h.waiting, r)
-	h.mu.Unlock()
-	h.poke()
-	select {
-	case err := <-r.done:
-		if err != nil {
-			return err
-		}
-	case <-ctx.Done():
-		return fmt.Errorf("it is not in force yet: %w", ctx.Err())
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.choices.write(h.cfg.Node.State)
-}
-
 func (h *hold) poke() {
 	select {
 	case h.wake <- struct{}{}:
@@ -121,30 +32,15 @@ func (h *hold) poke() {
 	}
 }
 
-// takeWaiting gives the changes that wait to be put in force.
-func (h *hold) takeWaiting() []request {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	w := h.waiting
-	h.waiting = nil
-	return w
-}
-
-func answerAll(w []request, err error) {
-	for _, r := range w {
-		r.done <- err
-	}
-}
-
 // revise puts another plan in force when somebody has asked for one, or the
 // networks that this machine is in have changed. It is for the goroutine that
 // watches.
 func (h *hold) revise(change func(hostnet.Plan) error) error {
-	waiting := h.takeWaiting()
 	moved, err := h.moved()
 	if err != nil {
 		return err
 	}
+	waiting := h.takeWaiting() // from here on they are answered
 	if len(waiting) == 0 && !moved {
 		return nil
 	}
@@ -180,7 +76,11 @@ func (h *hold) moved() (bool, error) {
 	h.mu.Lock()
 	portal := h.portal
 	follows := h.lanOn() || h.let.Router != nil && len(h.let.Router.Direct) > 0
+	split, _ := h.findSplit()
 	h.mu.Unlock()
+	if !reflect.DeepEqual(split, h.split) {
+		return true, nil // a cgroup or user has come or gone
+	}
 	if portal != nil && time.Now().UnixNano() >= portal.Until {
 		h.mu.Lock()
 		h.portal = nil
@@ -227,31 +127,52 @@ func (h *hold) fillHost(hc *hostnet.Config) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	hc.LAN, hc.Portal = h.lanOn(), h.portal
-	hc.Split.Only = h.cfg.Split.Mode == "only"
-	hc.Split.Networks = h.cfg.Split.Networks
-	for _, name := range h.cfg.Split.Users {
-		uid, err := userNumber(name)
-		if err != nil {
-			return err
-		}
-		hc.Split.Users = append(hc.Split.Users, uid)
+	split, unknown := h.findSplit()
+	if unknown != h.unknown && unknown > 0 && h.log != nil {
+		h.log.Warn("the split names users or cgroups that this machine does not have", "count", unknown, "everything goes into the tunnel", h.cfg.Split.Mode == modeOnly)
 	}
-	find := hostnet.MakeCgroup
-	if h.dry {
-		find = hostnet.FindCgroup
-	}
-	for _, path := range h.cfg.Split.Cgroups {
-		g, err := find(path)
-		if err != nil {
-			return err
-		}
-		hc.Split.Cgroups = append(hc.Split.Cgroups, g)
-	}
+	h.split, h.unknown = split, unknown
+	hc.Split = split
+	hc.Split.Cgroups = slices.Clone(split.Cgroups)
 	// Without somebody in the group its rules would cost everybody.
 	if g, err := hostnet.FindCgroup(excludeGroup); err == nil && (h.excluding || g.InUse()) && !hc.Split.Only {
 		hc.Split.Cgroups = append(hc.Split.Cgroups, g)
 	}
 	return h.fillRouter(hc)
+}
+
+// modeOnly is the split the other way round.
+const modeOnly = "only"
+
+// findSplit looks up what the configuration lets past the tunnel, and counts the
+// users and cgroups that this machine does not have. They are left out: nobody can
+// be in them. In the mode only that would let them out, so nothing is let past the
+// tunnel then. It wants the mutex.
+func (h *hold) findSplit() (s hostnet.Split, unknown int) {
+	s.Only = h.cfg.Split.Mode == modeOnly
+	s.Networks = h.cfg.Split.Networks
+	for _, name := range h.cfg.Split.Users {
+		if uid, err := userNumber(name); err == nil {
+			s.Users = append(s.Users, uid)
+		} else {
+			unknown++
+		}
+	}
+	for _, path := range h.cfg.Split.Cgroups {
+		g, err := hostnet.FindCgroup(path)
+		if err != nil && !h.dry {
+			g, err = hostnet.MakeCgroup(path) // who may, makes it
+		}
+		if err == nil {
+			s.Cgroups = append(s.Cgroups, g)
+		} else {
+			unknown++
+		}
+	}
+	if s.Only && unknown > 0 {
+		return hostnet.Split{}, unknown
+	}
+	return s, unknown
 }
 
 func (h *hold) fillRouter(hc *hostnet.Config) error {
@@ -447,10 +368,7 @@ func PlanFor(cfg *config.Config) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	h, err := newHold(cfg, known, nil)
-	if err != nil {
-		return "", err
-	}
+	h := newHold(cfg, known, nil)
 	h.dry = true
 	p, err := h.plan()
 	return p.String(), err
@@ -462,7 +380,7 @@ func (n *Node) SetLAN(ctx context.Context, on bool) error {
 		return errNoClient()
 	}
 	h := n.client.hold
-	return h.adopt(ctx, func() func() {
+	return h.adopt(ctx, !on, func() func() {
 		old := h.choices.LAN
 		h.choices.LAN = &on
 		return func() { h.choices.LAN = old }
@@ -478,7 +396,7 @@ func (n *Node) Exclude(ctx context.Context, pid int, portal bool) (control.Joine
 	if portal {
 		path = portalGroup
 	}
-	if !portal && n.cfg.Split.Mode == "only" {
+	if !portal && n.cfg.Split.Mode == modeOnly {
 		return control.Joined{}, &control.Error{Text: "everything that is not listed goes past the tunnel already (split.mode is only)"}
 	}
 	g, err := hostnet.MakeCgroup(path)
@@ -487,7 +405,7 @@ func (n *Node) Exclude(ctx context.Context, pid int, portal bool) (control.Joine
 	}
 	h := n.client.hold
 	if !portal {
-		err = h.adopt(ctx, func() func() {
+		err = h.adopt(ctx, false, func() func() {
 			old := h.excluding
 			h.excluding = true
 			return func() { h.excluding = old }
@@ -518,7 +436,7 @@ func (n *Node) OpenPortal(ctx context.Context, d time.Duration) (control.PortalS
 		}
 		p = &hostnet.Portal{Cgroup: g, Resolvers: servers, Until: time.Now().Add(d).UnixNano()}
 	}
-	err := h.adopt(ctx, func() func() {
+	err := h.adopt(ctx, d <= 0, func() func() {
 		old := h.portal
 		h.portal = p
 		return func() { h.portal = old }
@@ -537,7 +455,7 @@ func (n *Node) SetRouter(ctx context.Context, device string) error {
 		}
 	}
 	h := n.client.hold
-	err := h.adopt(ctx, func() func() {
+	err := h.adopt(ctx, device == "", func() func() {
 		old := h.choices.Router
 		h.choices.Router = &device
 		return func() { h.choices.Router = old }
@@ -568,7 +486,10 @@ func (n *Node) SetDevice(ctx context.Context, d control.Device) error {
 	}
 	h, mac := n.client.hold, m.String()
 	full := false
-	err = h.adopt(ctx, func() func() {
+	h.mu.Lock()
+	narrows := openness(d.Policy) <= openness(control.Policy(h.devices()[mac].Policy))
+	h.mu.Unlock()
+	err = h.adopt(ctx, narrows, func() func() {
 		old, was := h.choices.Devices[mac]
 		if full = !was && len(h.choices.Devices) >= maxDevices; full {
 			return func() {}
@@ -589,4 +510,16 @@ func (n *Node) SetDevice(ctx context.Context, d control.Device) error {
 		return &control.Error{Text: "there are too many devices with a policy"}
 	}
 	return err
+}
+
+// openness orders policies by how much they let out.
+func openness(p control.Policy) int {
+	switch p {
+	case control.PolicyBlocked:
+		return 0
+	case control.PolicyTunnel:
+	case control.PolicyDirect:
+		return 2
+	}
+	return 1
 }
