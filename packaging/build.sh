@@ -91,8 +91,8 @@ config() { # format architecture
 	ipk)
 		file "$stage/openwrt.toml" /etc/cuttle/cuttled.toml 0600 'config|noreplace'
 		file packaging/init/procd /etc/init.d/cuttled 0755
-		echo 'depends: [kmod-tun, kmod-nft-core, kmod-nft-netdev]'
-		set -- preremove ipk-prerm.sh
+		echo 'depends: [kmod-tun, kmod-nft-core, kmod-nft-netdev, kmod-nft-socket, kmod-nft-nat]'
+		set -- postinstall ipk-postinst.sh preremove ipk-prerm.sh
 		;;
 	*)
 		systemd_files

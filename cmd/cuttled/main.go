@@ -185,24 +185,32 @@ func serve(ctx context.Context, file string, stderr io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	// SIGUSR1 ends as SIGTERM does, but closed: for upgrades and restarts. The
-	// order counts when both come; the runtime delivers the lower number first.
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGTERM, os.Interrupt)
 	defer signal.Stop(signals)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go func() { // ends with ctx
+	obeyed, ended := make(chan struct{}), make(chan struct{})
+	go func() { defer close(obeyed); obey(signals, ended, n.StayClosed, cancel) }() // ends with ended
+	defer func() { close(ended); <-obeyed }()
+	return n.RunUnder(ctx, manager)
+}
+
+// obey turns signals into the end of the node, until ended. SIGUSR1 ends as
+// SIGTERM does, but closed: for upgrades and restarts. It counts before and after
+// SIGTERM, since the kernel may deliver two that wait in either order.
+func obey(signals <-chan os.Signal, ended <-chan struct{}, stayClosed, end func()) {
+	for {
 		select {
 		case s := <-signals:
 			if s == syscall.SIGUSR1 {
-				n.StayClosed()
+				stayClosed()
 			}
-			cancel()
-		case <-ctx.Done():
+			end()
+		case <-ended:
+			return
 		}
-	}()
-	return n.RunUnder(ctx, manager)
+	}
 }
 
 func newLog(cfg *config.Config, stderr io.Writer) *slog.Logger {

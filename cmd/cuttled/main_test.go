@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -78,6 +80,26 @@ func TestBadCalls(t *testing.T) {
 	} {
 		if _, err := call(t, tc.args...); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("cuttled %v: %v, want an error with %q", tc.args, err, tc.want)
+		}
+	}
+}
+
+// TestSignals wants SIGUSR1 to count whether it comes before or after SIGTERM.
+func TestSignals(t *testing.T) {
+	for _, order := range [][]os.Signal{{syscall.SIGTERM}, {syscall.SIGUSR1}, {syscall.SIGUSR1, syscall.SIGTERM}, {syscall.SIGTERM, syscall.SIGUSR1}} {
+		signals, ended, taken := make(chan os.Signal), make(chan struct{}), make(chan struct{})
+		closed, ends := false, 0
+		go func() { // ends with ended
+			defer close(taken)
+			obey(signals, ended, func() { closed = true }, func() { ends++ })
+		}()
+		for _, s := range order {
+			signals <- s
+		}
+		close(ended)
+		<-taken
+		if closed != slices.Contains(order, os.Signal(syscall.SIGUSR1)) || ends != len(order) {
+			t.Errorf("after %v closed is %v, ended %d times", order, closed, ends)
 		}
 	}
 }

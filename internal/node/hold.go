@@ -52,7 +52,7 @@ type hold struct {
 	words     string         // the plan in force, for people
 	let       hostnet.Filter // of the newest plan
 	choices   choices
-	unread    error // why choices could not be read: nothing is let through until they can
+	unread    error           // why choices could not be read: nothing is let through until they can
 	excluding bool            // somebody has excluded a program
 	portal    *hostnet.Portal // open, or over
 	waiting   []request
