@@ -172,11 +172,11 @@ func (f Filter) peersOf(family int) (out []netip.AddrPort) {
 // they pass few rules.
 func (f Filter) chains() []chain {
 	out := []chain{{name: "output", entries: f.output()}, {name: "input", entries: f.input()}, {name: "forward", entries: f.forward()}}
+	if f.Router != nil {
+		out = append(out, chain{name: "direct", entries: f.fromDirect(), kind: arrives})
+	}
 	if f.Past == 0 {
 		return out
-	}
-	if f.Router != nil && len(f.Router.Direct) > 0 {
-		out = append(out, chain{name: "direct", entries: f.fromDirect(), kind: arrives})
 	}
 	return append(out, chain{name: "split", entries: f.split(), kind: reroutes},
 		chain{name: "leave", entries: []entry{when(masquerade, device(outDevice, "lo").negated(), f.pastTerm(packetMark))}, kind: hides})

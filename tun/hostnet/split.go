@@ -242,10 +242,14 @@ func (f Filter) split() []entry {
 	return out
 }
 
-// fromDirect marks what the LAN's direct devices send.
+// fromDirect marks what the LAN's direct devices send. A flow that has begun in
+// the TUN stays there: so flows are tracked before any device is direct.
 func (f Filter) fromDirect() []entry {
 	lan := device(inDevice, f.Router.Device)
-	var out []entry
+	if f.Past == 0 {
+		return []entry{when(accept, lan, term{on: known})}
+	}
+	out := []entry{when(accept, lan, term{on: known}, f.pastTerm(flowMark).negated())}
 	for _, e := range dns(accept) {
 		out = append(out, when(accept, with([]term{lan}, e.terms...)...))
 	}
@@ -295,9 +299,29 @@ func (f Filter) outPast() []entry {
 	return []entry{when(drop, f.pastTerm(packetMark), term{on: stray}), when(accept, f.pastTerm(packetMark))}
 }
 
-// outLAN lets out what goes to the LAN; it comes after DNS was refused.
+// ends are the first and the last address of an IPv4 network, which everybody in it
+// takes for its own (RFC 922): none of a network of two (RFC 3021).
+func ends(n netip.Prefix) []netip.Addr {
+	if !n.Addr().Is4() || n.Bits() > 30 {
+		return nil
+	}
+	first := n.Masked().Addr()
+	last := first.As4()
+	for bit := n.Bits(); bit < 32; bit++ {
+		last[bit/8] |= 0x80 >> (bit % 8)
+	}
+	return []netip.Addr{first, netip.AddrFrom4(last)}
+}
+
+// outLAN lets out what goes to the LAN, but not to everybody in it; it comes after
+// DNS was refused.
 func (f Filter) outLAN() []entry {
 	var out []entry
+	for _, a := range f.LAN {
+		for _, end := range ends(a.Network) {
+			out = append(out, when(drop, device(outDevice, a.Device), network(dest, host(end))))
+		}
+	}
 	for _, a := range f.LAN {
 		out = append(out, when(accept, device(outDevice, a.Device), network(dest, a.Network)))
 	}
@@ -389,6 +413,13 @@ func (f Filter) egressLAN(name string) []entry {
 		return number(etherType, map[bool]uint32{true: etherIP4, false: etherIP6}[p.Addr().Is4()])
 	}
 	refused := false
+	for _, a := range f.LAN {
+		for _, end := range ends(a.Network) {
+			if a.Device == name {
+				out = append(out, when(drop, word(a.Network), network(dest, host(end))))
+			}
+		}
+	}
 	for _, a := range f.LAN {
 		if a.Device != name {
 			continue
