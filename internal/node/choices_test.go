@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"cuttle/internal/config"
 	"cuttle/internal/control"
@@ -176,4 +178,26 @@ func TestFailedSaysWhetherClosed(t *testing.T) {
 	if state, _, _, problem := c.snapshot(); state == control.StateBlocked || !strings.Contains(problem.Error(), "NOT closed") {
 		t.Errorf("with nothing in force the state is %s (%v)", state, problem)
 	}
+}
+
+// TestLANThatCannotBeServed wants capture to go on without the LAN.
+func TestLANThatCannotBeServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := testHold(t)
+		h.cfg.Router.LAN = "lan0" // and no address for it
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- h.serveLAN(ctx) }() // ends with ctx
+		time.Sleep(10 * lanPause)
+		synctest.Wait()
+		select {
+		case err := <-ended:
+			t.Fatalf("serving the LAN has ended: %v", err)
+		default:
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("serving ended with %v", err)
+		}
+	})
 }

@@ -53,6 +53,7 @@ type hold struct {
 	let       hostnet.Filter // of the newest plan
 	choices   choices
 	unread    error           // why choices could not be read: nothing is let through until they can
+	noLAN     bool            // the LAN's interface leads out: it is not served
 	excluding bool            // somebody has excluded a program
 	portal    *hostnet.Portal // open, or over
 	waiting   []request

@@ -77,7 +77,13 @@ func (h *hold) moved() (bool, error) {
 	portal := h.portal
 	follows := h.lanOn() || h.let.Router != nil && len(h.let.Router.Direct) > 0
 	split, _ := h.findSplit()
+	router, noLAN := h.routerOf(), h.noLAN
 	h.mu.Unlock()
+	if router != "" {
+		if out, err := leadsOut(router); err == nil && out != noLAN {
+			return true, nil
+		}
+	}
 	if !reflect.DeepEqual(split, h.split) {
 		return true, nil // a cgroup or user has come or gone
 	}
@@ -180,6 +186,20 @@ func (h *hold) fillRouter(hc *hostnet.Config) error {
 	if device == "" {
 		return nil
 	}
+	if !h.dry {
+		out, err := leadsOut(device)
+		if err != nil {
+			return err
+		}
+		if out != h.noLAN {
+			h.noLAN = out
+			h.reroute()
+		}
+		if out {
+			h.log.Warn("the interface of the LAN leads out of this machine, so its network is not served")
+			return nil
+		}
+	}
 	if !h.choices.Network6.IsValid() {
 		h.choices.Network6 = newNetwork6()
 		if h.dry {
@@ -206,6 +226,12 @@ func (h *hold) fillRouter(hc *hostnet.Config) error {
 	return nil
 }
 
+// reroute tells who serves the LAN that the router has changed; it wants the mutex.
+func (h *hold) reroute() {
+	close(h.rerouted)
+	h.rerouted = make(chan struct{})
+}
+
 // newNetwork6 makes a unique local network as RFC 4193 section 3.2 wants it.
 func newNetwork6() netip.Prefix {
 	a := [16]byte{0: 0xfd}
@@ -225,11 +251,14 @@ func userNumber(name string) (uint32, error) {
 }
 
 // serveLAN serves the network behind this machine while it is the router of one,
-// until ctx ends.
+// until ctx ends. That it cannot be served ends nothing else.
 func (h *hold) serveLAN(ctx context.Context) error {
 	for ctx.Err() == nil {
 		h.mu.Lock()
 		device, network6, changed := h.routerOf(), h.choices.Network6, h.rerouted
+		if h.noLAN {
+			device = ""
+		}
 		h.mu.Unlock()
 		if device == "" {
 			select {
@@ -238,25 +267,10 @@ func (h *hold) serveLAN(ctx context.Context) error {
 			}
 			continue
 		}
-		s, err := lan.New(lan.Config{
+		err := h.serveOnce(ctx, changed, lan.Config{
 			Device: device, Address: h.cfg.Router.Address, Network6: network6, DNS: hostnet.NameServers(),
 			Lease: time.Duration(h.cfg.Router.Lease), File: filepath.Join(h.cfg.Node.State, "leases.json"), Refused: h.refused, Log: h.log,
 		})
-		if err != nil {
-			return err
-		}
-		serving, stop := context.WithCancel(ctx)
-		h.lanServer.Store(s)
-		ended := make(chan error, 1)
-		go func() { ended <- s.Run(serving) }() // ends with serving, or by itself
-		select {
-		case <-changed:
-			stop()
-			err = <-ended
-		case err = <-ended:
-			stop()
-		}
-		h.lanServer.Store(nil)
 		if err != nil && ctx.Err() == nil {
 			h.log.Error("the LAN is not served", "err", err)
 			select {
@@ -267,6 +281,27 @@ func (h *hold) serveLAN(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// serveOnce serves until ctx ends, the router changes, or something fails.
+func (h *hold) serveOnce(ctx context.Context, changed <-chan struct{}, cfg lan.Config) error {
+	s, err := lan.New(cfg)
+	if err != nil {
+		return err
+	}
+	serving, stop := context.WithCancel(ctx)
+	defer stop()
+	h.lanServer.Store(s)
+	defer h.lanServer.Store(nil)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(serving) }() // ends with serving, or by itself
+	select {
+	case <-changed:
+		stop()
+		return <-ended
+	case err := <-ended:
+		return err
+	}
 }
 
 // lanPause is between attempts to serve a LAN.
@@ -450,8 +485,8 @@ func (n *Node) SetRouter(ctx context.Context, device string) error {
 		return errNoClient()
 	}
 	if device != "" {
-		if _, err := net.InterfaceByName(device); err != nil {
-			return &control.Error{Text: fmt.Sprintf("there is no interface %q", device), Hint: "`ip link` lists them"}
+		if err := n.mayServe(device); err != nil {
+			return err
 		}
 	}
 	h := n.client.hold
@@ -462,8 +497,7 @@ func (n *Node) SetRouter(ctx context.Context, device string) error {
 	})
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	close(h.rerouted)
-	h.rerouted = make(chan struct{})
+	h.reroute()
 	return err
 }
 

@@ -47,7 +47,7 @@ func (h *Host) inspectNetworks() (err error) {
 // Networks lists the networks that this host's interfaces are in, but for
 // loopback, in a fixed order.
 func Networks() ([]Attached, error) {
-	links, err := netlink.LinkList()
+	links, err := listLinks()
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
@@ -56,7 +56,7 @@ func Networks() ([]Attached, error) {
 		if a := l.Attrs(); a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 {
 			continue
 		}
-		addresses, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		addresses, err := listAddresses(l, netlink.FAMILY_ALL)
 		if errors.Is(err, unix.ENODEV) {
 			continue // it has gone
 		}
@@ -81,11 +81,11 @@ func Networks() ([]Attached, error) {
 
 // Station gives the MAC address of a neighbor on a LAN, by the kernel's table.
 func Station(device string, a netip.Addr) (net.HardwareAddr, error) {
-	link, err := netlink.LinkByName(device)
+	link, err := linkByName(device)
 	if err != nil {
 		return nil, err
 	}
-	list, err := netlink.NeighList(link.Attrs().Index, family(familyOf(a)))
+	list, err := whole(func() ([]netlink.Neigh, error) { return netlink.NeighList(link.Attrs().Index, family(familyOf(a))) })
 	if err != nil {
 		return nil, fmt.Errorf("list neighbors: %w", err)
 	}

@@ -62,3 +62,6 @@ func Station(string, netip.Addr) (net.HardwareAddr, error) { return nil, errDarw
 
 // Networks lists the networks that this host's interfaces are in.
 func Networks() ([]Attached, error) { return nil, errDarwin }
+
+// Uplinks lists nothing.
+func Uplinks(uint32, []netip.AddrPort) ([]string, error) { return nil, errDarwin }

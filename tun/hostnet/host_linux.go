@@ -115,7 +115,7 @@ func (k *system) before(s Step) (Before, error) {
 		v, err := readSysctl(s.Key)
 		return Before{Value: v}, err
 	case Link:
-		link, err := netlink.LinkByName(s.Device)
+		link, err := linkByName(s.Device)
 		if err != nil {
 			return Before{}, err
 		}
@@ -147,13 +147,13 @@ func (k *system) do(s Step) error {
 	case Link:
 		return bringUp(s)
 	case Address:
-		link, err := netlink.LinkByName(s.Device)
+		link, err := linkByName(s.Device)
 		if err != nil {
 			return err
 		}
 		return except(netlink.AddrAdd(link, address(s)), unix.EEXIST)
 	case TunRoute, LANRoute:
-		link, err := netlink.LinkByName(s.Device)
+		link, err := linkByName(s.Device)
 		if err != nil {
 			return err
 		}
@@ -200,7 +200,7 @@ func (k *system) undo(s Step, b Before) error {
 	case ResolvconfSource:
 		return resolvconf("", "-d", sourceName(s))
 	case Link, Address, TunRoute, LANRoute:
-		link, err := netlink.LinkByName(s.Device)
+		link, err := linkByName(s.Device)
 		if errors.As(err, &netlink.LinkNotFoundError{}) {
 			return nil // and everything on it went with it
 		}
@@ -232,7 +232,7 @@ func undoOn(link netlink.Link, s Step, b Before) error {
 }
 
 func bringUp(s Step) error {
-	link, err := netlink.LinkByName(s.Device)
+	link, err := linkByName(s.Device)
 	if err != nil {
 		return err
 	}
@@ -254,7 +254,7 @@ const settleTime = 3 * time.Second
 // kernel puts them there later, from a queue of work; until then answers to
 // programs that use them would be dropped.
 func awaitLocal(link netlink.Link) error {
-	addresses, err := netlink.AddrList(link, netlink.FAMILY_V6)
+	addresses, err := listAddresses(link, netlink.FAMILY_V6)
 	if err != nil {
 		return err
 	}
@@ -262,8 +262,8 @@ func awaitLocal(link netlink.Link) error {
 	defer tick.Stop()
 	deadline := time.Now().Add(settleTime)
 	for {
-		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6,
-			&netlink.Route{Table: unix.RT_TABLE_LOCAL, LinkIndex: link.Attrs().Index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
+		routes, err := listRoutes(netlink.FAMILY_V6,
+			netlink.Route{Table: unix.RT_TABLE_LOCAL, LinkIndex: link.Attrs().Index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
 		if err != nil {
 			return err
 		}

@@ -46,7 +46,7 @@ func dump(t *testing.T, resolver string) string {
 		}
 	}
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyNetdev} {
-		list, err := listRules(family)
+		list, err := listTable(family)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -399,7 +399,7 @@ func TestRecoverAfterKill(t *testing.T) {
 			t.Errorf("a way to %s is open after the kill, want unreachable", far)
 		}
 	}
-	if list, err := listRules(nftables.TableFamilyNetdev); err != nil || !strings.Contains(list, egressChain("phys0")) {
+	if list, err := listTable(nftables.TableFamilyNetdev); err != nil || !strings.Contains(list, egressChain("phys0")) {
 		t.Errorf("rules of devices after the kill are %q (%v), want some for phys0", list, err)
 	}
 	found, err := Recover(state)

@@ -20,6 +20,7 @@ type memory struct {
 	set   map[string]string
 	life  int // operations left; negative: no end
 	fault string
+	moves int // how many looks at it find that it changes
 
 	changed chan struct{}
 	opened  bool // a closing step was undone
@@ -71,6 +72,10 @@ func (m *memory) do(s Step) error {
 }
 
 func (m *memory) holds(s Step) (bool, error) {
+	if m.moves > 0 {
+		m.moves--
+		return false, fmt.Errorf("list rules: %w", errChanging)
+	}
 	key, value := name(s)
 	return m.set[key] == value, m.live()
 }
@@ -456,6 +461,38 @@ func TestLookRevises(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+		if err := a.Revert(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestLookAgain wants what cannot be read, since it changes, to be looked at again,
+// but not for ever.
+func TestLookAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{set: map[string]string{}, life: -1, changed: make(chan struct{})}
+		a, err := apply(m, t.TempDir(), somePlan(t).Block())
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.moves = 20
+		delete(m.set, string(EgressFilter))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- a.Watch(ctx, func(string) {}) }() // ends with ctx
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if m.set[string(EgressFilter)] == "" || m.moves > 0 {
+			t.Errorf("not mended after %d looks too few", m.moves)
+		}
+		m.moves = 1 << 20
+		m.changed <- struct{}{}
+		if err := <-done; !errors.Is(err, errChanging) {
+			t.Errorf("watch of what changes for ever ended with %v", err)
+		}
+		cancel()
+		m.moves = 0
 		if err := a.Revert(); err != nil {
 			t.Error(err)
 		}

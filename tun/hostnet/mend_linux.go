@@ -23,7 +23,7 @@ func (k *system) load(s Step) error {
 	if err := loadFilter(*s.Filter); err != nil {
 		return err
 	}
-	list, err := listRules(nftables.TableFamilyINet)
+	list, err := listTable(nftables.TableFamilyINet)
 	if err == nil && list == "" {
 		err = errors.New("the packet filter has gone again at once")
 	}
@@ -44,7 +44,7 @@ func (k *system) loadEgress(s Step) error {
 		if failed = loadEgress(*s.Filter, names); failed != nil {
 			continue // one of the devices has gone since, probably
 		}
-		if k.egress, err = listRules(nftables.TableFamilyNetdev); err != nil {
+		if k.egress, err = listTable(nftables.TableFamilyNetdev); err != nil {
 			return err
 		}
 		k.devices = keys
@@ -56,7 +56,7 @@ func (k *system) loadEgress(s Step) error {
 // holds tells whether a step is in force, whole.
 func (k *system) holds(s Step) (bool, error) {
 	if s.Stay && s.Device != "" {
-		if _, err := netlink.LinkByName(s.Device); errors.As(err, &netlink.LinkNotFoundError{}) {
+		if _, err := linkByName(s.Device); errors.As(err, &netlink.LinkNotFoundError{}) {
 			return true, nil // nothing is there to be kept
 		}
 	}
@@ -65,14 +65,14 @@ func (k *system) holds(s Step) (bool, error) {
 		v, err := readSysctl(s.Key)
 		return v == s.Value, err
 	case PacketFilter:
-		list, err := listRules(nftables.TableFamilyINet)
+		list, err := listTable(nftables.TableFamilyINet)
 		return list != "" && list == k.filter, err
 	case EgressFilter:
 		keys, _, err := devices(s.Filter.Device)
 		if err != nil || !slices.Equal(keys, k.devices) {
 			return false, err
 		}
-		list, err := listRules(nftables.TableFamilyNetdev)
+		list, err := listTable(nftables.TableFamilyNetdev)
 		return list != "" && list == k.egress, err
 	case UnreachableRoute:
 		return tableHolds(unreachable(s))
@@ -89,7 +89,7 @@ func (k *system) holds(s Step) (bool, error) {
 	case ResolvconfSource:
 		return true, nil // it cannot be asked
 	case Link, Address, TunRoute, LANRoute:
-		link, err := netlink.LinkByName(s.Device)
+		link, err := linkByName(s.Device)
 		if err != nil {
 			return false, err
 		}
@@ -101,7 +101,7 @@ func (k *system) holds(s Step) (bool, error) {
 func holdsOn(link netlink.Link, s Step) (bool, error) {
 	switch s.Kind {
 	case Address:
-		list, err := netlink.AddrList(link, family(map[bool]int{true: 6, false: 4}[s.Address.Is6()]))
+		list, err := listAddresses(link, family(map[bool]int{true: 6, false: 4}[s.Address.Is6()]))
 		want := address(s)
 		return slices.ContainsFunc(list, func(a netlink.Addr) bool { return a.IPNet.String() == want.IPNet.String() }), err
 	case TunRoute, LANRoute:
@@ -118,7 +118,7 @@ func tableHolds(want *netlink.Route) (bool, error) {
 }
 
 func tableRoutes(family, table int) ([]netlink.Route, error) {
-	return netlink.RouteListFiltered(family, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
+	return listRoutes(family, netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
 }
 
 // sameRoute compares what our routes consist of. The kernel puts unreachable
@@ -140,7 +140,7 @@ func prefix(n *net.IPNet) string {
 }
 
 func ruleHolds(want *netlink.Rule) (bool, error) {
-	rules, err := netlink.RuleList(want.Family)
+	rules, err := listRules(want.Family)
 	return slices.ContainsFunc(rules, func(r netlink.Rule) bool {
 		return r.Priority == want.Priority && r.Table == want.Table && r.Invert == want.Invert && r.Mark == want.Mark && r.Mask != nil && *r.Mask == *want.Mask &&
 			r.Src == nil && r.Dst == nil && r.IifName == "" && r.OifName == "" && r.UIDRange == nil && r.IPProto == 0 && r.Sport == nil && r.Dport == nil
@@ -160,9 +160,9 @@ func (k *system) foreign(p Plan) (removed int, err error) {
 				table = s.Table
 				ours = append(ours, *unreachable(s))
 			case s.Kind == TunRoute, s.Kind == LANRoute:
-				link, err := netlink.LinkByName(s.Device)
-				if s.Stay && errors.As(err, &netlink.LinkNotFoundError{}) {
-					continue
+				link, err := linkByName(s.Device)
+				if errors.As(err, &netlink.LinkNotFoundError{}) {
+					continue // its routes went with it
 				}
 				if err != nil {
 					return removed, err

@@ -137,7 +137,7 @@ func newDevice(t *testing.T) {
 		}
 		began := time.Now()
 		awaitDump(t, name, func() string {
-			list, err := listRules(nftables.TableFamilyNetdev)
+			list, err := listTable(nftables.TableFamilyNetdev)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -152,7 +152,7 @@ func newDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitDump(t, "device gone", func() string {
-		list, err := listRules(nftables.TableFamilyNetdev)
+		list, err := listTable(nftables.TableFamilyNetdev)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -117,7 +116,7 @@ func tries(family nftables.TableFamily, fill func(*nftables.Conn, *nftables.Tabl
 // devices lists the interfaces that get an egress chain, as "index name" and as
 // names: all but loopback and the TUN.
 func devices(tun string) (keys, names []string, err error) {
-	links, err := netlink.LinkList()
+	links, err := listLinks()
 	if err != nil {
 		return nil, nil, fmt.Errorf("list interfaces: %w", err)
 	}
@@ -369,9 +368,9 @@ func deviceName(name string) []byte {
 	return b
 }
 
-// listRules writes down all that our table of a family holds now, "" when there
+// listTable writes down all that our table of a family holds now, "" when there
 // is none, so that two states can be compared.
-func listRules(family nftables.TableFamily) (string, error) {
+func listTable(family nftables.TableFamily) (string, error) {
 	c, err := nftables.New()
 	if err != nil {
 		return "", err

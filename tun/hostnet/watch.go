@@ -13,6 +13,12 @@ const (
 	checkPause  = 20 * time.Millisecond  // between checks at least, if somebody changes things all the time
 )
 
+// errChanging says that the network changed all the time while it was read.
+var errChanging = errors.New("the network changes all the time")
+
+// lookAgain bounds how often in a row a look is repeated for that reason.
+const lookAgain = 100
+
 // Watch looks after the plan in force until ctx ends (nil): when somebody else
 // has changed a part of it, the part is put in force again at once, and told to
 // mended. The other layers keep traffic in meanwhile. An error says that a part
@@ -42,18 +48,24 @@ func (a *Applied) Look(ctx context.Context, mended func(what string), wake <-cha
 	asleep := a.kernel.asleep()
 	pause := time.NewTimer(0)
 	defer pause.Stop()
-	for {
+	for again := 0; ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-pause.C:
 		}
-		if err := revise(a.Change); err != nil {
+		err := revise(a.Change)
+		if err == nil {
+			err = a.mend(mended)
+		}
+		if again++; errors.Is(err, errChanging) && again < lookAgain {
+			pause.Reset(checkPause)
+			continue
+		}
+		if err != nil {
 			return err
 		}
-		if err := a.mend(mended); err != nil {
-			return err
-		}
+		again = 0
 		select {
 		case names <- a.plan.Steps:
 		default: // it is at work, maybe for long

@@ -51,11 +51,7 @@ func New(cfg Config) (*Server, error) {
 	case cfg.Lease < time.Minute || cfg.Lease > 30*24*time.Hour:
 		return nil, fmt.Errorf("lease of %v: want a minute to thirty days", cfg.Lease)
 	}
-	t, err := newTable(cfg.Address, cfg.Lease, cfg.File)
-	if err != nil {
-		return nil, err
-	}
-	return &Server{cfg: cfg, table: t}, nil
+	return &Server{cfg: cfg, table: newTable(cfg.Address, cfg.Lease, cfg.File)}, nil
 }
 
 // Leases lists the leases that are in force.

@@ -1,10 +1,12 @@
 package lan
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -172,4 +174,35 @@ func FuzzRestore(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestTableIsBounded wants hosts that name the address they want not to get around
+// the bound, and not to push out those that have one.
+func TestTableIsBounded(t *testing.T) {
+	table, now := newTable(netip.MustParsePrefix("10.0.0.1/16"), time.Hour, ""), time.Now()
+	wanted := netip.MustParseAddr("10.0.1.0")
+	given := 0
+	for i := range maxLeases + 100 {
+		mac := net.HardwareAddr{2, 0, 0, 0, byte(i >> 8), byte(i)}.String()
+		if _, ok := table.offer(mac, wanted, now); ok {
+			given++
+		}
+		wanted = wanted.Next()
+	}
+	if given != maxLeases || len(table.leases) != maxLeases || len(table.taken) != maxLeases {
+		t.Errorf("%d addresses were given, %d leases and %d addresses are kept, want %d", given, len(table.leases), len(table.taken), maxLeases)
+	}
+}
+
+func TestLeaseFileIsNoLoss(t *testing.T) {
+	dir := t.TempDir()
+	large := filepath.Join(dir, "large")
+	if err := errors.Join(os.WriteFile(large, nil, 0o600), os.Truncate(large, maxFile+1), os.Mkdir(filepath.Join(dir, "folder"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{large, filepath.Join(dir, "folder"), filepath.Join(dir, "none")} {
+		if s := server(t, file); lease(t, s, time.Now(), 1) == (netip.Addr{}) {
+			t.Errorf("with %s no lease is given", filepath.Base(file))
+		}
+	}
 }

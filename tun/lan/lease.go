@@ -2,9 +2,7 @@ package lan
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -41,27 +39,21 @@ type table struct {
 	dirty  bool
 }
 
-func newTable(own netip.Prefix, length time.Duration, file string) (*table, error) {
+// newTable reads the leases of an earlier run. A file that cannot be read is no
+// loss: hosts ask for the addresses that they have.
+func newTable(own netip.Prefix, length time.Duration, file string) *table {
 	t := &table{own: own, length: length, file: file, leases: make(map[string]*Lease), taken: make(map[netip.Addr]string)}
 	if file == "" {
-		return t, nil
+		return t
 	}
 	info, err := os.Stat(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return t, nil
+	if err != nil || !info.Mode().IsRegular() || info.Size() > maxFile {
+		return t
 	}
-	if err == nil && info.Size() > maxFile {
-		err = errors.New("too large")
+	if b, err := os.ReadFile(file); err == nil {
+		t.restore(b)
 	}
-	var b []byte
-	if err == nil {
-		b, err = os.ReadFile(file)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read leases: %w", err)
-	}
-	t.restore(b)
-	return t, nil
+	return t
 }
 
 // restore takes over what still fits; a file that cannot be read is no loss.
@@ -103,7 +95,7 @@ func (t *table) offer(mac string, wanted netip.Addr, now time.Time) (netip.Addr,
 		}
 		return l.Address, true
 	}
-	a, ok := wanted, t.usable(wanted) && t.taken[wanted] == ""
+	a, ok := wanted, t.usable(wanted) && t.taken[wanted] == "" && len(t.leases) < maxLeases
 	if !ok {
 		a, ok = t.free(now)
 	}
