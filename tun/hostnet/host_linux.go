@@ -113,7 +113,11 @@ func (k *system) before(s Step) (Before, error) {
 	switch s.Kind {
 	case Sysctl:
 		v, err := readSysctl(s.Key)
-		return Before{Value: v}, err
+		if err != nil || s.Key != forwarding6 {
+			return Before{Value: v}, err
+		}
+		each, err := readEach()
+		return Before{Value: v, Each: each}, err
 	case Link:
 		link, err := linkByName(s.Device)
 		if err != nil {
@@ -180,7 +184,10 @@ func (k *system) undo(s Step, b Before) error {
 		if err != nil {
 			return err
 		}
-		return writeSysctl(s.Key, b.Value)
+		if err := writeSysctl(s.Key, b.Value); err != nil || s.Key != forwarding6 {
+			return err
+		}
+		return restoreEach(b)
 	case PacketFilter:
 		k.filter = ""
 		return loadRules(nftables.TableFamilyINet, nil)
@@ -371,6 +378,49 @@ func writeSysctl(key, value string) error {
 	}
 	_, err = f.WriteString(value)
 	return errors.Join(err, f.Close())
+}
+
+// readEach reads forwarding of IPv6 by interface.
+func readEach() (map[string]string, error) {
+	files, err := filepath.Glob(filepath.Join(sysctlRoot, "net/ipv6/conf/*/forwarding"))
+	if err != nil {
+		return nil, err
+	}
+	each := make(map[string]string)
+	for _, path := range files {
+		name := filepath.Base(filepath.Dir(path))
+		v, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) || name == "all" {
+			continue // the interface has gone
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read who forwards: %w", err)
+		}
+		each[name] = strings.TrimSpace(string(v))
+	}
+	return each, nil
+}
+
+// restoreEach gives each interface back what it had before "all" was set, which
+// sets every one. One that has come since gets what is for those to come.
+func restoreEach(b Before) error {
+	now, err := readEach()
+	if err != nil {
+		return err
+	}
+	for name, value := range now {
+		want, known := b.Each[name]
+		if !known {
+			want, known = b.Each["default"]
+		}
+		if !known || want == value {
+			continue
+		}
+		if err := writeSysctl("net/ipv6/conf/"+name+"/forwarding", want); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func owner(info fs.FileInfo) (uid, gid int) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -430,6 +431,42 @@ func TestIPv6TurnedOff(t *testing.T) {
 	}
 	if rules, err := netlink.RuleList(netlink.FAMILY_V6); err != nil || len(rules) != 3 {
 		t.Errorf("%d rules of IPv6 (%v), want 3", len(rules), err)
+	}
+	if err := a.Revert(); err != nil {
+		t.Fatal(err)
+	}
+	if d := difference(before, dump(t, "")); d != "" {
+		t.Fatalf("host differs after revert:\n%s", d)
+	}
+}
+
+// TestForwardingComesBack wants forwarding of IPv6 put back interface by interface
+// when a kernel knows no other way than to let all forward.
+func TestForwardingComesBack(t *testing.T) {
+	hostnettest.NewOutside(t)
+	openTUN(t)
+	for name, value := range map[string]string{"phys0": "1", "lo": "0"} {
+		if err := writeSysctl("net/ipv6/conf/"+name+"/forwarding", value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := dump(t, "")
+	cfg := Config{Device: "cuttle0", Router: &Router{Device: "phys0", Addresses: []netip.Prefix{netip.MustParsePrefix("fd77:1:2:3::1/64"), netip.MustParsePrefix("192.168.77.1/24")}}}
+	host, err := Inspect(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	host.ForceForwarding = false
+	p, err := NewPlan(cfg, host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := Apply(t.TempDir(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := readSysctl("net/ipv6/conf/lo/forwarding"); err != nil || v != "1" {
+		t.Fatalf("forwarding of all does not reach the others (%q, %v), so the test shows nothing", v, err)
 	}
 	if err := a.Revert(); err != nil {
 		t.Fatal(err)

@@ -21,6 +21,9 @@ type Before struct {
 	MTU   int    `json:"mtu,omitempty"`   // of a link
 	File  *File  `json:"file,omitempty"`  // of the resolver
 	Gone  bool   `json:"gone,omitempty"`  // what the step changes was not there
+
+	// Each is the value of a sysctl that sets those of all interfaces, by interface.
+	Each map[string]string `json:"each,omitempty"`
 }
 
 // File is a file as it was, to be made again exactly.

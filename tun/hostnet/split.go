@@ -145,6 +145,10 @@ func deviceOK(name string) bool {
 	return name != "" && len(name) <= 15 && !strings.ContainsAny(name, "/ \t\n:") && name != "." && name != ".."
 }
 
+// forwarding6 lets the host forward IPv6. Setting it sets that of every interface,
+// which counts whether they follow router advertisements.
+const forwarding6 = "net/ipv6/conf/all/forwarding"
+
 // routerSteps are what makes the host a router. Nothing is forwarded but what
 // the filter allows, which knows the way into the TUN and back.
 func (c *Config) routerSteps(host Host) []Step {
@@ -183,7 +187,7 @@ func (c *Config) routerSteps(host Host) []Step {
 					set(d, "net/ipv6/conf/"+d+"/accept_ra", "2")
 				}
 			}
-			set("", "net/ipv6/conf/all/forwarding", "1")
+			set("", forwarding6, "1")
 		}
 	}
 	for _, p := range r.Addresses {
