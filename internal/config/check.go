@@ -75,6 +75,9 @@ func (c *Config) checkClient() error {
 	if cl.Early != "off" && cl.Early != "recent" && cl.Early != "all" {
 		return fmt.Errorf("client.early %q: want off, recent or all", cl.Early)
 	}
+	if cl.DNSCache < 0 || cl.DNSCache > 1024 {
+		return fmt.Errorf("client.dns_cache %d: want 0 (off) to 1024 MiB", cl.DNSCache)
+	}
 	for _, what := range cl.Isolate {
 		if what != "destination" && what != "user" && what != "device" {
 			return fmt.Errorf("client.isolate %q: want destination, user and device, any of them or none", what)

@@ -76,6 +76,8 @@ type Client struct {
 	MaxTier int      `toml:"max_tier"`
 	Isolate []string `toml:"isolate"`
 	Early   string   `toml:"early"`
+
+	DNSCache int `toml:"dns_cache"` // MiB
 }
 
 // Tun is the [tun] table.

@@ -301,6 +301,7 @@ func (c *client) carry(ctx context.Context, dev tun.Device) error {
 	defer func() {
 		c.onward.pool.Store(nil)
 		c.onward.ending.Wait()
+		c.onward.names.Clear()
 		c.mu.Lock()
 		c.pool = nil
 		c.mu.Unlock()

@@ -9,12 +9,14 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"cuttle/internal/config"
 	"cuttle/relay/circuit"
 	"cuttle/relay/session"
 	"cuttle/relay/wire"
 	"cuttle/stack"
+	"cuttle/stack/dnscache"
 )
 
 // attempts bounds on how many sessions one flow is tried, when the session (not
@@ -34,6 +36,7 @@ type onward struct {
 	answered  answered
 	refusals  refusals
 	isolation *isolation
+	names     *dnscache.Cache // by isolation key; of the time since the client came up or wanted other paths
 	// other tells why no exit can serve a want, nil if one can.
 	other func(w circuit.Want) error
 
@@ -54,7 +57,10 @@ type carried struct {
 var _ stack.Dialer = (*onward)(nil)
 
 func newOnward(cl config.Client) *onward {
-	return &onward{sessions: make(map[*circuit.Circuit]*carried), answered: answered{mode: cl.Early}, isolation: newIsolation(cl)}
+	return &onward{
+		sessions: make(map[*circuit.Circuit]*carried), answered: answered{mode: cl.Early}, isolation: newIsolation(cl),
+		names: dnscache.New(cl.DNSCache << 20),
+	}
 }
 
 // on finds the session on a circuit that the pool gave, or begins one.
@@ -259,10 +265,14 @@ func (o *onward) datagrams(ctx context.Context, f stack.Flow, by protocol, dial 
 	return out, nil
 }
 
-// Resolve has the exit's resolver answer, whatever server was asked.
+// Resolve has the exit's resolver answer, whatever server was asked, unless a flow
+// of the same key has had the answer and it still holds.
 func (o *onward) Resolve(ctx context.Context, f stack.Flow, query []byte) ([]byte, error) {
-	var answer []byte
 	w := circuit.Want{Key: o.isolation.key(f, ownerDNS, true)}
+	answer, ticket := o.names.Get(dnscache.Group(w.Key), query, time.Now())
+	if answer != nil {
+		return answer, nil
+	}
 	err := o.each(ctx, w, netip.Addr{}, func(ctx context.Context, k *carried, _ wire.NodeID) error {
 		a, err := k.client.Exchange(ctx, query)
 		if err != nil {
@@ -272,6 +282,9 @@ func (o *onward) Resolve(ctx context.Context, f stack.Flow, query []byte) ([]byt
 		answer = a
 		return nil
 	})
+	if err == nil {
+		o.names.Put(ticket, answer)
+	}
 	return answer, err
 }
 

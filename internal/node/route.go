@@ -50,6 +50,7 @@ func (c *client) reroute(hops int, exits []string) error {
 	c.mu.Unlock()
 	if pool != nil {
 		pool.Renew(true)
+		c.onward.names.Clear()
 	}
 	return nil
 }
@@ -85,12 +86,17 @@ func (n *Node) NewPath(context.Context) error {
 	if !n.cfg.Client.Enabled {
 		return errNoClient()
 	}
-	n.client.mu.Lock()
-	pool := n.client.pool
-	n.client.mu.Unlock()
+	return n.client.newPath()
+}
+
+func (c *client) newPath() error {
+	c.mu.Lock()
+	pool := c.pool
+	c.mu.Unlock()
 	if pool == nil {
 		return &control.Error{Status: 409, Text: "this machine's traffic is not captured", Hint: "`cuttle up` first"}
 	}
 	pool.Renew(false)
+	c.onward.names.Clear()
 	return nil
 }
