@@ -11,9 +11,10 @@ import (
 
 const (
 	dnsPort    = 53
-	dnsHeader  = 12  // bytes
-	dnsPlain   = 512 // largest answer over UDP without EDNS, RFC 1035 section 4.2.1
-	rcodeServe = 2   // SERVFAIL, RFC 1035 section 4.1.1
+	dnsHeader  = 12   // bytes
+	dnsPlain   = 512  // largest answer over UDP without EDNS, RFC 1035 section 4.2.1
+	rcodeServe = 2    // SERVFAIL, RFC 1035 section 4.1.1
+	dnsOurs    = 1232 // what our own answers say that we take over UDP, bytes
 )
 
 // question answers one DNS message over UDP in a goroutine of its own, and owns
@@ -118,7 +119,8 @@ func serverFailure(query []byte) []byte {
 	return b
 }
 
-// emptyAnswer makes an answer to query with its first question and no records.
+// emptyAnswer makes an answer to query with its first question and no records but
+// that of EDNS, if the query has one (RFC 6891 section 6.1.1).
 func emptyAnswer(query []byte) []byte {
 	if !isQuestion(query) {
 		return nil
@@ -131,7 +133,25 @@ func emptyAnswer(query []byte) []byte {
 	if end > dnsHeader {
 		b[5] = 1
 	}
+	if o := edns(query); o != nil {
+		b[11] = 1
+		b = append(b, 0, 0, byte(dns.TypeOPT))
+		b = binary.BigEndian.AppendUint16(b, dnsOurs)
+		b = append(b, 0, 0, 0, 0, 0, 0) // code and version, flags, no options
+		if o.Do() {
+			b[len(b)-4] = 0x80
+		}
+	}
 	return b
+}
+
+// edns returns the EDNS record of a query, nil if there is none.
+func edns(query []byte) *dns.OPT {
+	var m dns.Msg
+	if m.Unpack(query) != nil {
+		return nil
+	}
+	return m.IsEdns0()
 }
 
 // questionEnd finds the end of the first question of a message, or of the
@@ -160,11 +180,8 @@ func fitUDP(query, reply []byte) []byte {
 		return reply
 	}
 	limit := dnsPlain
-	var m dns.Msg
-	if m.Unpack(query) == nil {
-		if o := m.IsEdns0(); o != nil {
-			limit = max(limit, int(o.UDPSize()))
-		}
+	if o := edns(query); o != nil {
+		limit = max(limit, int(o.UDPSize()))
 	}
 	if len(reply) <= limit {
 		return reply
