@@ -419,9 +419,9 @@ func TestBudgetSparesWhoMoves(t *testing.T) {
 		busy, stuck := newSink(0), newSink(0)
 		busyLane, _ := p.open(busy, newSink(0))
 		stuckLane, _ := q.open(stuck, newSink(0))
-		sendCells(stuckLane, 300)
+		sendCells(stuckLane, 50)
 		time.Sleep(time.Minute)
-		sendCells(busyLane, 1000)
+		sendCells(busyLane, 960)
 		p.a.tellBereft()
 		q.a.tellBereft()
 		select {
@@ -431,6 +431,50 @@ func TestBudgetSparesWhoMoves(t *testing.T) {
 		}
 		if busy.calls["closed"] != 0 {
 			t.Error("the lane that had just filled was closed")
+		}
+	})
+}
+
+// TestBudgetClosesTheOldest: of many lanes those go first whose oldest cell came
+// first, one by one and no more than needed. One that takes a cell now and then is
+// as old as what it still holds.
+func TestBudgetClosesTheOldest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := NewBudget(1000 * cellMemory)
+		p := newPair(t, Config{Budget: budget}, Config{})
+		var sinks [4]*sink
+		var lanes [4]*Lane
+		for i := range lanes {
+			other := newSink(0)
+			other.onCell = (*wire.Cell).Release
+			sinks[i] = newSink(0)
+			lanes[i], _ = p.open(sinks[i], other)
+			sendCells(lanes[i], 190-40*i) // the oldest hold the most, so that age is not told by the number
+			time.Sleep(10 * time.Second)
+		}
+		for len(order(t, p.a.fill(p.batch))) > 0 { // all that the first credit allows: 62 of the first and 22 of the second are left
+		}
+		left := budget.Queued() / cellMemory
+		late := newSink(0)
+		lateLane, _ := p.open(late, newSink(0))
+		time.Sleep(10 * time.Second)
+		if left != 62+22 {
+			t.Fatalf("%d cells are left, want 84", left)
+		}
+		for range 2 { // a cell now and then
+			lanes[0].addCredit(1)
+			p.a.fill(p.batch)
+			time.Sleep(time.Second)
+		}
+		sendCells(lateLane, 1000-int(left)+2+60)
+		p.a.tellBereft()
+		for i, s := range sinks {
+			if got, want := s.calls["closed"] > 0, i == 0; got != want {
+				t.Errorf("lane %d closed: %v, want %v", i, got, want)
+			}
+		}
+		if late.calls["closed"] > 0 || budget.Queued() > budget.limit+64*cellMemory {
+			t.Errorf("the newest lane was closed, or %d bytes are queued, over the budget", budget.Queued())
 		}
 	})
 }

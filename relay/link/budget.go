@@ -19,9 +19,10 @@ const DefaultBudget = 64 << 20
 // Budget bounds the memory that all links of one node promise to their
 // neighbors as windows, and hold as queued cells. When it is used up windows do
 // not grow; when the queued cells alone exceed it, lanes are closed until they fit
-// again: first those that hold the most cells for the longest time, so that many
-// that take nothing do not drive out the few that are busy. All methods may be
-// called by any goroutine.
+// again: first those whose oldest cell has waited longest, so that many that take
+// nothing, or next to nothing, do not drive out the few that are busy (Jansen,
+// Tschorsch, Johnson, Scheuermann: The Sniper Attack, NDSS 2014, section VI-C).
+// All methods may be called by any goroutine.
 type Budget struct {
 	limit   int64 // bytes
 	granted atomic.Int64
@@ -95,7 +96,7 @@ func (b *Budget) leave(l *Link) {
 	delete(b.links, l)
 }
 
-// relieve closes the heaviest lanes until the queued cells fit. Links call it
+// relieve closes lanes until the queued cells fit. Links call it
 // now and then while their queues grow, holding no lock; if another goroutine
 // is at it already there is nothing to do.
 func (b *Budget) relieve() {
@@ -105,7 +106,7 @@ func (b *Budget) relieve() {
 		}
 		var victim *Lane
 		if b.queuedLocked() > b.limit {
-			victim = b.heaviestLocked()
+			victim = b.victimLocked()
 		}
 		b.mu.Unlock()
 		if victim == nil {
@@ -115,19 +116,24 @@ func (b *Budget) relieve() {
 	}
 }
 
-// patience is the time that counts as much as the cells themselves.
+// patience is the difference in age that counts; of lanes that have waited equally
+// long, the one that holds most goes.
 const patience = 100 * time.Millisecond
 
-func (b *Budget) heaviestLocked() *Lane {
+func (b *Budget) victimLocked() *Lane {
 	var victim *Lane
-	var most int64
+	var age, most int64
 	for l := range b.links {
 		now := l.now()
 		l.mu.Lock()
 		for _, ln := range l.lanes {
-			still := max(0, now-time.Duration(ln.moved.Load()))
-			if w := int64(ln.queued.Load()) * (1 + int64(still/patience)); w > most {
-				victim, most = ln, w
+			n := int64(ln.queued.Load())
+			if n == 0 {
+				continue
+			}
+			a := max(0, int64(now)-ln.oldest.Load()) / int64(patience)
+			if victim == nil || a > age || a == age && n > most {
+				victim, age, most = ln, a, n
 			}
 		}
 		l.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"cuttle/relay/wire"
 )
@@ -55,11 +56,12 @@ type Lane struct {
 	recv     Receiver
 	onSent   func(n int)
 	queue    ring
+	stamp    time.Duration // when a cell was taken last, or the queue began: the time of those that come; saves reading the clock for each
 	credit   int64 // cells we may still send
 	listed   bool  // in the scheduler's lists, or being served
 
 	queued   atomic.Int32 // length of queue
-	moved    atomic.Int64 // since when the oldest cell is the oldest, on the link's clock
+	oldest   atomic.Int64 // when the oldest cell was queued, on the link's clock
 	in       inflow
 	granting atomic.Bool // in the link's list of grants
 	sent     atomic.Uint64
@@ -155,10 +157,11 @@ func (ln *Lane) SendAll(cells []*wire.Cell) {
 		return
 	}
 	if ln.queue.n == 0 {
-		ln.moved.Store(int64(l.now()))
+		ln.stamp = l.now()
+		ln.oldest.Store(int64(ln.stamp))
 	}
 	for _, c := range cells {
-		ln.queue.push(c)
+		ln.queue.push(c, ln.stamp)
 	}
 	n := ln.queue.n
 	ln.queued.Store(int32(n))
@@ -254,8 +257,9 @@ func (ln *Lane) take(batch []byte, most int) (_ []byte, n int, more bool) {
 	}
 	ln.credit -= int64(n)
 	ln.queued.Store(int32(ln.queue.n))
-	if n > 0 {
-		ln.moved.Store(int64(ln.link.now()))
+	if n > 0 && ln.queue.n > 0 {
+		ln.stamp = ln.link.now()
+		ln.oldest.Store(int64(ln.queue.oldest()))
 	}
 	more = ln.queue.n > 0 && ln.credit > 0
 	f := ln.onSent

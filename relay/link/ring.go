@@ -1,35 +1,48 @@
 package link
 
-import "cuttle/relay/wire"
+import (
+	"time"
 
-// ring is a growing queue of cells. Its owner bounds its length and locks it.
+	"cuttle/relay/wire"
+)
+
+// ring is a growing queue of cells and the times at which they came, on the link's
+// clock. Its owner bounds its length and locks it.
 type ring struct {
-	cells []*wire.Cell // length is zero or a power of two
+	cells []queued // length is zero or a power of two
 	head  int
 	n     int
 }
 
+type queued struct {
+	*wire.Cell
+	at time.Duration
+}
+
 const ringStart = 16
 
-func (r *ring) push(c *wire.Cell) {
+func (r *ring) push(c *wire.Cell, now time.Duration) {
 	if r.n == len(r.cells) {
 		r.grow()
 	}
-	r.cells[(r.head+r.n)&(len(r.cells)-1)] = c
+	r.cells[(r.head+r.n)&(len(r.cells)-1)] = queued{c, now}
 	r.n++
 }
 
 // pop takes the oldest cell; the ring must not be empty.
 func (r *ring) pop() *wire.Cell {
-	c := r.cells[r.head]
-	r.cells[r.head] = nil
+	c := r.cells[r.head].Cell
+	r.cells[r.head] = queued{}
 	r.head = (r.head + 1) & (len(r.cells) - 1)
 	r.n--
 	return c
 }
 
+// oldest is when the oldest cell came; the ring must not be empty.
+func (r *ring) oldest() time.Duration { return r.cells[r.head].at }
+
 func (r *ring) grow() {
-	cells := make([]*wire.Cell, max(ringStart, 2*len(r.cells)))
+	cells := make([]queued, max(ringStart, 2*len(r.cells)))
 	for i := range r.n {
 		cells[i] = r.cells[(r.head+i)&(len(r.cells)-1)]
 	}
