@@ -57,8 +57,8 @@ type Lane struct {
 	onSent   func(n int)
 	queue    ring
 	stamp    time.Duration // when a cell was taken last, or the queue began: the time of those that come; saves reading the clock for each
-	credit   int64 // cells we may still send
-	listed   bool  // in the scheduler's lists, or being served
+	credit   int64         // cells we may still send
+	listed   bool          // in the scheduler's lists, or being served
 
 	queued   atomic.Int32 // length of queue
 	oldest   atomic.Int64 // when the oldest cell was queued, on the link's clock
