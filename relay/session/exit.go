@@ -262,8 +262,12 @@ func (x *Exit) forget(r *resident) {
 	delete(x.sessions, r.index)
 }
 
+// emptyTime is how long a session without a carrier is held when no streams are
+// open: the client may have opened one that was lost with the carrier.
+const emptyTime = 10 * time.Second
+
 // lost notes that a session has lost its carrier: it is held for a while, unless
-// there is nothing to hold it for or no room.
+// there is no room.
 func (x *Exit) lost(r *resident) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -271,7 +275,7 @@ func (x *Exit) lost(r *resident) {
 	if x.sessions[r.index] != r || r.detached || t.attached() {
 		return
 	}
-	if x.closed || r.s.m.count() == 0 && t.outstanding() == 0 {
+	if x.closed {
 		x.expel(r)
 		return
 	}
@@ -295,8 +299,12 @@ func (x *Exit) lost(r *resident) {
 		r.prev.next = r
 	}
 	x.newest = r
+	hold := r.s.m.cfg.Resume
+	if r.s.m.count() == 0 && t.outstanding() == 0 {
+		hold = min(hold, emptyTime)
+	}
 	var timer *time.Timer
-	timer = time.AfterFunc(r.s.m.cfg.Resume, func() {
+	timer = time.AfterFunc(hold, func() {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		if r.timer == timer {
