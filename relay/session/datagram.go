@@ -133,7 +133,7 @@ func (q *datagrams) drop() {
 func (m *mux) datagramLoop() {
 	packet := make([]byte, 0, wire.SessionPacketSize)
 	send := func() { // without a carrier they are lost, as on any network
-		if len(packet) > 0 && !m.trunk.datagram(packet) {
+		if len(packet) > 0 && m.trunk.datagram(packet, nil) == nil {
 			m.sending.dropped.Add(1)
 		}
 		packet = packet[:0]
@@ -149,18 +149,51 @@ func (m *mux) datagramLoop() {
 				d.release()
 				continue
 			}
-			rest := d.b
-			if len(packet)+wire.DatagramOverhead+len(rest) > wire.SessionPacketSize {
+			if len(packet)+wire.DatagramOverhead+len(d.b) > wire.SessionPacketSize {
 				send()
 			}
-			for len(rest) > maxFragment {
-				packet = wire.AppendDatagram(packet, d.flow.id, true, rest[:maxFragment])
-				rest = rest[maxFragment:]
-				send()
+			if len(d.b) > maxFragment {
+				m.sendFragments(packet, d)
+			} else {
+				packet = wire.AppendDatagram(packet, d.flow.id, false, d.b)
 			}
-			packet = wire.AppendDatagram(packet, d.flow.id, false, rest)
 			d.release()
 		}
 		send()
+	}
+}
+
+// sendFragments sends a datagram that is larger than a packet; buf is empty.
+func (m *mux) sendFragments(buf []byte, d *datagram) {
+	var on *attachment
+	for rest := d.b; len(rest) > 0; {
+		n := min(len(rest), maxFragment)
+		if on = m.trunk.datagram(wire.AppendDatagram(buf, d.flow.id, n < len(rest), rest[:n]), on); on == nil {
+			m.sending.dropped.Add(1)
+			return
+		}
+		rest = rest[n:]
+	}
+}
+
+// forgetFragments drops half datagrams of all flows: the rest was on a carrier that
+// is no longer the session's.
+func (m *mux) forgetFragments() {
+	m.mu.Lock()
+	var flows []*Flow
+	for _, e := range m.ends {
+		if f, ok := e.(*Flow); ok {
+			flows = append(flows, f)
+		}
+	}
+	m.mu.Unlock()
+	for _, f := range flows {
+		f.mu.Lock()
+		if f.partial != nil {
+			f.dropPartial()
+			m.lost.Add(1)
+		}
+		f.skipping = false
+		f.mu.Unlock()
 	}
 }

@@ -258,7 +258,7 @@ func (p *play) datagram(n int) {
 			return
 		}
 		if !bytes.Equal(b[:k], pattern(0, k)) {
-			p.t.Error("a datagram has changed")
+			p.t.Errorf("a datagram has changed: %d bytes", k)
 		}
 	}
 }

@@ -93,7 +93,7 @@ func newMux(cfg Config) *mux {
 		done:    make(chan struct{}),
 	}
 	m.trunk.init(m.cfg.Window, m.done)
-	m.trunk.packet = m.packet
+	m.trunk.packet, m.trunk.moved = m.packet, m.forgetFragments
 	m.memory.limit, m.memory.shared = int64(m.cfg.Budget), m.cfg.Shared
 	if m.cfg.Shared != nil {
 		m.cfg.Shared.join(m)

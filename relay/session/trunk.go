@@ -80,6 +80,7 @@ type trunk struct {
 	loose   atomic.Uint64                // datagram packets of both directions
 	message [wire.MaxSessionControl]byte // the pump's alone
 	onEnd   func()                       // END has come (exit); called by Packet
+	moved   func()                       // another carrier is the current one; called with receiving held
 	client  bool                         // this side attaches
 }
 
@@ -169,18 +170,21 @@ func (t *trunk) send(packet []byte) error {
 	return nil
 }
 
-// datagram sends a packet that is not kept; false if it was lost. While there is
-// no carrier it waits, and others wait in the queue that drops them when they get
-// old; so does this one.
-func (t *trunk) datagram(packet []byte) bool {
+// datagram sends a packet that is not kept and returns what it was sent on; nil if
+// it was lost. While there is no carrier it waits, and others wait in the queue
+// that drops them when they get old; so does this one. on, if not nil, is the
+// attachment that it has to be sent on: fragments of one datagram do not go over
+// two carriers, since what was on the first one may be lost.
+func (t *trunk) datagram(packet []byte, on *attachment) *attachment {
 	t.loose.Add(1)
 	a := t.live.Load()
-	if a == nil {
-		if a = t.carried(); a == nil {
-			return false
-		}
+	if a == nil && on == nil {
+		a = t.carried()
 	}
-	return a.carrier.Send(wire.PayloadSession, wire.Datagram, packet) == nil
+	if a == nil || on != nil && a != on || a.carrier.Send(wire.PayloadSession, wire.Datagram, packet) != nil {
+		return nil
+	}
+	return a
 }
 
 // carried waits for a carrier; nil if that takes too long for a datagram.
@@ -238,6 +242,9 @@ func (t *trunk) adopt(a *attachment, next wire.Number) (old *attachment, err err
 	}
 	old = t.current
 	t.current = a
+	if t.moved != nil {
+		t.moved()
+	}
 	t.live.Store(nil)
 	a.start = t.received.Load()
 	a.said.ack = a.start
