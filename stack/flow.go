@@ -82,7 +82,9 @@ type Conn interface {
 }
 
 // PacketConn is one UDP flow beyond the stack: Read and Write move one datagram
-// each and keep no reference to the buffer. An error of Read ends the flow.
+// each and keep no reference to the buffer. An error of Read ends the flow. One that
+// implements io.WriterTo is asked for that instead of Read, one Write a datagram, so
+// that a flow of which nothing comes needs no buffer.
 type PacketConn interface {
 	io.ReadWriter
 	Close() error // makes Read and Write return; called exactly once

@@ -49,6 +49,19 @@ func (e *echo) Read(p []byte) (int, error) {
 	}
 }
 
+func (e *echo) WriteTo(w io.Writer) (int64, error) {
+	for {
+		select {
+		case b := <-e.data:
+			if n, err := w.Write(b); err != nil {
+				return int64(n), err
+			}
+		case <-e.done:
+			return 0, io.EOF
+		}
+	}
+}
+
 func (e *echo) Write(p []byte) (int, error) {
 	select {
 	case e.data <- append([]byte(nil), p...):
@@ -82,7 +95,7 @@ func TestManyFlows(t *testing.T) {
 	const tcpFlows, udpFlows, extra = 10_000, 5_000, 1_000
 	const (
 		perTCP        = 2*waitSize + 40<<10 // bytes of heap and stacks for an idle TCP flow: it waits with a buffer in each direction
-		perUDP        = copySize + 30<<10
+		perUDP        = 24 << 10
 		perGoroutines = 3
 	)
 	const files = tcpFlows + udpFlows + extra + 500

@@ -2,6 +2,7 @@ package stack
 
 import (
 	"context"
+	"io"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -19,10 +20,14 @@ const (
 	maxDatagram = 65535 - 28 // bytes of payload
 	keepBuffer  = 4 << 10    // larger buffers of datagrams are not pooled
 	udpTTL      = 64
+	udpLate     = time.Second // a datagram that has waited longer for its PacketConn is dropped: programs have asked again by then
 )
 
 // datagram is the payload of one datagram on its way to a PacketConn.
-type datagram struct{ b []byte }
+type datagram struct {
+	b  []byte
+	at time.Duration // since when it waits, after the table's start
+}
 
 var datagrams = sync.Pool{New: func() any { return &datagram{b: make([]byte, 0, 2048)} }}
 
@@ -85,7 +90,9 @@ func (t *udpTable) len() int {
 	return len(t.flows)
 }
 
-func (t *udpTable) touch(f *udpFlow) { f.used.Store(int64(time.Since(t.start))) }
+func (t *udpTable) touch(f *udpFlow) { f.used.Store(int64(t.now())) }
+
+func (t *udpTable) now() time.Duration { return time.Since(t.start) }
 
 // get returns the flow called key, making it if there is none: fresh tells
 // which. A full table, or source, loses its longest idle flow.
@@ -188,6 +195,7 @@ func (s *Stack) datagram(id netstack.TransportEndpointID, pkt *netstack.PacketBu
 			s.serveUDP(f)
 		}()
 	}
+	d.at = time.Duration(f.used.Load()) // get has just touched it
 	select {
 	case f.queue <- d:
 	default:
@@ -224,6 +232,11 @@ func (s *Stack) questions(f *udpFlow, flow Flow, conn PacketConn) {
 		case <-f.ctx.Done():
 			return
 		case d := <-f.queue:
+			if s.udp.now()-d.at > udpLate {
+				d.release()
+				s.link.dropped.Add(1)
+				continue
+			}
 			_, err := conn.Write(d.b)
 			d.release()
 			if err != nil {
@@ -242,6 +255,12 @@ func (s *Stack) answers(f *udpFlow, flow Flow, conn PacketConn) {
 		return
 	}
 	defer r.Release()
+	out := &program{s: s, f: f, flow: flow, route: r}
+	if from, ok := conn.(io.WriterTo); ok {
+		_, err := from.WriteTo(out)
+		s.refuseUDP(f, flow, err)
+		return
+	}
 	buf := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buf)
 	for {
@@ -250,10 +269,23 @@ func (s *Stack) answers(f *udpFlow, flow Flow, conn PacketConn) {
 			s.refuseUDP(f, flow, err)
 			return
 		}
-		f.replied.Store(true)
-		s.udp.touch(f)
-		s.send(r, flow, buf[:n])
+		_, _ = out.Write(buf[:n]) // never fails
 	}
+}
+
+// program is the program of a flow: each Write sends it a datagram.
+type program struct {
+	s     *Stack
+	f     *udpFlow
+	flow  Flow
+	route *netstack.Route
+}
+
+func (p *program) Write(b []byte) (int, error) {
+	p.f.replied.Store(true)
+	p.s.udp.touch(p.f)
+	p.s.send(p.route, p.flow, b)
+	return len(b), nil
 }
 
 // refuseUDP tells the program that its flow failed, unless it ended by our

@@ -2,7 +2,9 @@ package stack
 
 import (
 	"context"
+	"io"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -73,5 +75,43 @@ func TestUDPTableIdle(t *testing.T) {
 		if got := life(true, time.Minute); got != udpIdle+time.Minute {
 			t.Errorf("refreshed flow lived %v, want %v", got, udpIdle+time.Minute)
 		}
+	})
+}
+
+// sink notes what is written to it, up to the datagram "end", with which it fails.
+type sink struct{ got []string }
+
+func (s *sink) Read([]byte) (int, error) { return 0, io.EOF }
+func (s *sink) Close() error             { return nil }
+func (s *sink) Write(p []byte) (int, error) {
+	s.got = append(s.got, string(p))
+	if string(p) == "end" {
+		return 0, io.ErrClosedPipe
+	}
+	return len(p), nil
+}
+
+// TestLateDatagrams: what has waited for its PacketConn for too long is dropped, what
+// came later is carried.
+func TestLateDatagrams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Stack{udp: newUDPTable(4, 4), link: &link{}}
+		f, _ := s.udp.get(t.Context(), key(1, 1))
+		wait := func(text string) {
+			d := datagrams.Get().(*datagram)
+			d.b, d.at = append(d.b, text...), s.udp.now()
+			f.queue <- d
+		}
+		wait("late")
+		time.Sleep(time.Millisecond)
+		wait("in time")
+		time.Sleep(udpLate)
+		wait("end")
+		var c sink
+		s.questions(f, NewFlow(f.key.src, f.key.dst), &c)
+		if want := []string{"in time", "end"}; !slices.Equal(c.got, want) || s.link.dropped.Load() != 1 {
+			t.Errorf("carried %q, %d dropped; want %q and 1", c.got, s.link.dropped.Load(), want)
+		}
+		s.udp.remove(f)
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strconv"
@@ -59,7 +60,7 @@ var _ stack.Dialer = (*onward)(nil)
 func newOnward(cl config.Client) *onward {
 	return &onward{
 		sessions: make(map[*circuit.Circuit]*carried), answered: answered{mode: cl.Early}, isolation: newIsolation(cl),
-		names: dnscache.New(cl.DNSCache << 20),
+		names: dnscache.New(cl.DNSCache << 20), cfg: session.Config{Streams: clientFlows},
 	}
 }
 
@@ -341,6 +342,13 @@ func (f *flow) Read(p []byte) (int, error) {
 	if err != nil {
 		f.failed(err)
 	}
+	return n, onwardError(err)
+}
+
+// WriteTo gives each datagram to w; errors are those of Read, or w's.
+func (f *flow) WriteTo(w io.Writer) (int64, error) {
+	n, err := f.Flow.WriteTo(w)
+	f.failed(err)
 	return n, onwardError(err)
 }
 

@@ -62,6 +62,22 @@ func (f *Flow) Read(p []byte) (int, error) {
 	return copy(p, d.b), nil
 }
 
+// WriteTo gives each datagram that arrives to w with one Write, until either fails;
+// the error is never nil. Nothing is held while it waits.
+func (f *Flow) WriteTo(w io.Writer) (n int64, err error) {
+	for {
+		d, err := f.next()
+		if err != nil {
+			return n, err
+		}
+		k, err := w.Write(d.b)
+		d.release()
+		if n += int64(k); err != nil {
+			return n, err
+		}
+	}
+}
+
 // next waits for a datagram; the caller releases it.
 func (f *Flow) next() (*datagram, error) {
 	f.mu.Lock()
@@ -369,4 +385,5 @@ var (
 	_ net.Conn      = (*Stream)(nil)
 	_ io.WriterTo   = (*Stream)(nil)
 	_ io.ReaderFrom = (*Stream)(nil)
+	_ io.WriterTo   = (*Flow)(nil)
 )

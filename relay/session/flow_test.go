@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -235,5 +236,68 @@ func TestFlowDeadline(t *testing.T) {
 			t.Errorf("read: got %v, want the deadline", err)
 		}
 		s.end(t)
+	})
+}
+
+// door is a carrier whose Send waits until it is opened; it notes datagrams.
+type door struct {
+	opened chan struct{}
+	stuck
+	mu  sync.Mutex // guards got
+	got []string
+}
+
+func (d *door) Send(_ byte, class wire.Class, p []byte) error {
+	select {
+	case <-d.opened:
+	case <-d.done:
+		return errGone
+	}
+	for class == wire.Datagram && len(p) > 0 {
+		f, rest, err := wire.NextSessionFrame(p)
+		if err != nil {
+			return err
+		}
+		d.mu.Lock()
+		d.got = append(d.got, string(f.Data))
+		d.mu.Unlock()
+		p = rest
+	}
+	return nil
+}
+
+// TestLateDatagrams: while the carrier is backed up datagrams are not saved up. When
+// it goes on, those that have waited for longer than sendAge are gone, the others
+// are sent in their order.
+func TestLateDatagrams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &door{opened: make(chan struct{}), stuck: stuck{done: make(chan struct{})}}
+		m := muxOn(c, Config{})
+		m.start()
+		f := newFlow(m, 1)
+		writeAll(t, f, "under way") // the sender has it already
+		synctest.Wait()
+		for i := range 10 {
+			writeAll(t, f, fmt.Sprintf("late %d", i))
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(sendAge)
+		var want []string
+		for i := range 5 {
+			text := fmt.Sprintf("in time %d", i)
+			writeAll(t, f, text)
+			want = append(want, text)
+			time.Sleep(sendAge / 10)
+		}
+		close(c.opened)
+		synctest.Wait()
+		want = append([]string{"under way"}, want...)
+		if !slices.Equal(c.got, want) {
+			t.Errorf("sent %q, want %q", c.got, want)
+		}
+		if got := m.dropped(); got != 10 {
+			t.Errorf("%d datagrams are counted as dropped, want the 10 that were late", got)
+		}
+		m.close()
 	})
 }
