@@ -53,9 +53,9 @@ const DefaultMTU = 1500
 // Limits and times. Those that a Config can change are its defaults.
 const (
 	defaultPathMTU      = 1500             // bytes an ordinary internet path carries
-	defaultMaxTCP       = 4096             // flows
-	defaultMaxUDP       = 2048             // flows
-	defaultMaxUDPSource = 1024             // flows of one source address
+	defaultMaxTCP       = 10_240           // flows
+	defaultMaxUDP       = 6144             // flows
+	defaultMaxUDPSource = 5120             // flows of one source address
 	defaultMaxBuffer    = 4 << 20          // bytes, each direction of a TCP flow
 	initialBuffer       = 256 << 10        // bytes, before tuning
 	minBuffer           = 4 << 10          // bytes

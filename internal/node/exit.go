@@ -25,7 +25,8 @@ func newExit(cfg *config.Config, mark func(network, address string, c syscall.Ra
 	if err != nil {
 		return nil, err
 	}
-	return exit.New(exit.Config{Policy: policy, Resolvers: resolvers, Self: ownAddresses, Control: mark})
+	flows := exitFlows(machineMemory())
+	return exit.New(exit.Config{Policy: policy, Resolvers: resolvers, Self: ownAddresses, Control: mark, Connections: flows, PerCircuit: flows / 2})
 }
 
 func exitPolicy(cfg *config.Config) (*exit.Policy, error) {

@@ -8,6 +8,21 @@ const (
 	memoryMost  = 256 << 20
 )
 
+// The connections that an exit holds, when there is memory for them: an idle one
+// costs flowMemory bytes, the kernel's part included, about.
+const (
+	flowMemory  = 16 << 10
+	flowsLeast  = 4096
+	flowsMost   = 32_768
+	clientFlows = 16_384 // of one session; the stack's own limits come first
+)
+
+// exitFlows is how many connections an exit holds at once; a session gets half of
+// them at most.
+func exitFlows(machine uint64) int {
+	return int(min(max(machine/memoryPart/flowMemory, flowsLeast), flowsMost))
+}
+
 // relayMemory is the budget for cells that wait, in bytes: of the configuration
 // (MiB), or a part of the machine's memory (0: not known).
 func relayMemory(configured int, machine uint64) int64 {

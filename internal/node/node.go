@@ -118,7 +118,7 @@ func (n *Node) newSwitch() (*circuit.Switch, error) {
 		}
 		shared := session.NewBudget(exitBudgets)
 		n.sessions = session.NewExit(func() session.Opener { return ex.Circuit() },
-			session.ExitConfig{Session: session.Config{Budget: exitBudget, Shared: shared}})
+			session.ExitConfig{Session: session.Config{Budget: exitBudget, Shared: shared, Streams: exitFlows(machineMemory()) / 2}})
 		sc.Serve = func(t *circuit.Terminal) (circuit.Handler, error) {
 			return n.sessions.Accept(t, t.Neighbor()), nil
 		}
