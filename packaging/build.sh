@@ -31,6 +31,12 @@ sh packaging/completions.sh "$stage/host/cuttle" "$stage/completions"
 sed 's/^control_group = ""/control_group = "cuttle-admin"/' "$stage/plain.toml" >"$stage/grouped.toml"
 # OpenWrt keeps nothing in /var and has no groups to speak of.
 sed 's,^state = "/var/lib/cuttle",state = "/etc/cuttle/state",' "$stage/plain.toml" >"$stage/openwrt.toml"
+# An apk keeps the times of its scripts.
+mkdir "$stage/scripts"
+for script in packaging/scripts/*.sh; do
+	cp "$script" "$stage/scripts/"
+	touch -d "@$SOURCE_DATE_EPOCH" "$stage/scripts/${script##*/}"
+done
 grep -q cuttle-admin "$stage/grouped.toml" && grep -q /etc/cuttle/state "$stage/openwrt.toml"
 
 file() { # source target [mode [type]]
@@ -97,13 +103,13 @@ config() { # format architecture
 	*)
 		systemd_files
 		[ "$1" != deb ] || echo 'recommends: [polkitd]'
-		[ "$1" != archlinux ] || printf 'archlinux: {scripts: {postupgrade: packaging/scripts/postinstall.sh}}\n'
+		[ "$1" != archlinux ] || printf 'archlinux: {scripts: {postupgrade: "%s"}}\n' "$stage/scripts/postinstall.sh"
 		set -- postinstall postinstall.sh preremove preremove.sh postremove postremove.sh
 		;;
 	esac
 	echo 'scripts:'
 	while [ $# -gt 0 ]; do
-		printf '  %s: packaging/scripts/%s\n' "$1" "$2"
+		printf '  %s: "%s"\n' "$1" "$stage/scripts/$2"
 		shift 2
 	done
 }
