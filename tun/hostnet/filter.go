@@ -28,6 +28,8 @@ type Filter struct {
 	Portal *Portal    `json:"portal,omitempty"`
 	LAN    []Attached `json:"lan,omitempty"` // networks that may be reached beside the TUN
 	Router *Router    `json:"router,omitempty"`
+
+	User string `json:"user,omitempty"` // macOS, instead of a mark: whose sockets are links
 }
 
 // field is what a term looks at; the text is nft(8)'s.

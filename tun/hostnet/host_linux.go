@@ -19,6 +19,9 @@ import (
 
 const sysctlRoot = "/proc/sys"
 
+// unread stands for a host that cannot be asked.
+var unread = Host{IPv6: true, Filter: true, Egress: true}
+
 // Inspect reads what a plan for cfg depends on. Whether the kernel takes the
 // rules is tried, in transactions that leave nothing behind.
 func Inspect(cfg Config) (Host, error) {
@@ -132,8 +135,9 @@ func (k *system) before(s Step) (Before, error) {
 	case ManagerDNS:
 		g, err := readManager()
 		return Before{Value: g.text()}, err
+	default:
+		return Before{}, errUnknownStep
 	}
-	return Before{}, errors.New("unknown kind of step")
 }
 
 func (k *system) do(s Step) error {
@@ -170,8 +174,9 @@ func (k *system) do(s Step) error {
 		return writeManager(ours(s.Value))
 	case ResolvconfSource:
 		return resolvconf(s.Value, "-a", sourceName(s))
+	default:
+		return errUnknownStep
 	}
-	return errors.New("unknown kind of step")
 }
 
 func (k *system) undo(s Step, b Before) error {
@@ -215,8 +220,9 @@ func (k *system) undo(s Step, b Before) error {
 			return err
 		}
 		return undoOn(link, s, b)
+	default:
+		return errUnknownStep
 	}
-	return errors.New("unknown kind of step")
 }
 
 // undoOn undoes a step on an interface that is still there.

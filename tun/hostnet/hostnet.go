@@ -45,6 +45,9 @@ import (
 // ErrUnsupported says that this system cannot be captured yet.
 var ErrUnsupported = errors.New("capturing the host's traffic is not supported on this system yet")
 
+// errUnknownStep is for a kind that this system does not have.
+var errUnknownStep = errors.New("unknown kind of step")
+
 // kernel carries out single steps. The system's is one implementation; tests
 // have one in memory.
 type kernel interface {
@@ -140,20 +143,30 @@ func (a *Applied) carryOut(p Plan, records []record, only bool) error {
 func (a *Applied) Closed() bool {
 	filter, routed := false, true
 	routes := 0
+	pf, pfs := 0, 0
 	for _, s := range a.plan.Steps {
 		if !s.keepsIn() || s.Kind == EgressFilter {
 			continue
 		}
 		there, err := a.kernel.holds(s)
 		there = there && err == nil
-		if s.Kind == PacketFilter {
+		switch s.Kind {
+		case PacketFilter:
 			filter = there
 			continue
+		case MacHook, MacFilter, MacOn:
+			if pfs++; there {
+				pf++
+			}
+			continue
+		case MacReject:
+			continue // longer routes and sockets of one interface go past it
+		default:
 		}
 		routes++
 		routed = routed && there
 	}
-	return filter || routes > 0 && routed
+	return filter || pfs > 0 && pf == pfs || routes > 0 && routed
 }
 
 // forget removes from the journal what has been undone.
@@ -252,7 +265,7 @@ func Left(stateDir string) (Plan, error) {
 
 // Captures tells whether the plan leads into a TUN, and does not only block.
 func (p Plan) Captures() bool {
-	return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind == TunRoute })
+	return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind == TunRoute || s.Kind == MacRoute })
 }
 
 // Recover undoes what a process that died has left behind, which opens the

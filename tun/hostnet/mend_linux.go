@@ -94,8 +94,9 @@ func (k *system) holds(s Step) (bool, error) {
 			return false, err
 		}
 		return holdsOn(link, s)
+	default:
+		return false, errUnknownStep
 	}
-	return false, errors.New("unknown kind of step")
 }
 
 func holdsOn(link netlink.Link, s Step) (bool, error) {

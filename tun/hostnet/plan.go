@@ -59,6 +59,8 @@ type Config struct {
 
 // Host is what a plan depends on.
 type Host struct {
+	Mac bool // macOS: of all else, only Attached counts
+
 	IPv6         bool // the kernel knows IPv6: it is kept in, used or not
 	IPv6Off      bool // the administrator has turned it off: it gets no way out
 	StrictFilter bool // an interface drops packets that would not be answered through it (rp_filter 1)
@@ -124,8 +126,9 @@ func (s Step) target() string {
 		return string(s.Kind)
 	case Link:
 		return string(s.Kind) + " " + s.Device
-	case ResolvedLink, ManagerDNS, ResolvconfSource:
+	case ResolvedLink, ManagerDNS, ResolvconfSource, MacHook, MacFilter, MacOn, MacNames:
 		return string(s.Kind)
+	case MacLink, MacAddr, MacReject, MacRoute:
 	case UnreachableRoute, Rule, Address, TunRoute, LANRoute, PastRule:
 	}
 	return s.String()
@@ -135,8 +138,9 @@ func (s Step) target() string {
 // belongs to what is let through even then.
 func (s Step) closes() bool {
 	switch s.Kind {
-	case PacketFilter, EgressFilter, UnreachableRoute, Rule, LANRoute, PastRule:
+	case PacketFilter, EgressFilter, UnreachableRoute, Rule, LANRoute, PastRule, MacHook, MacFilter, MacOn, MacReject:
 		return true
+	case MacLink, MacAddr, MacRoute, MacNames:
 	case Sysctl:
 		return s.Device == "" || s.Stay // those of the TUN go with it
 	case Link, Address, TunRoute, Resolver, ResolvedLink, ManagerDNS, ResolvconfSource:
@@ -148,9 +152,10 @@ func (s Step) closes() bool {
 // nothing through that was not let through before.
 func (s Step) keepsIn() bool {
 	switch s.Kind {
-	case PacketFilter, EgressFilter, UnreachableRoute, Rule:
+	case PacketFilter, EgressFilter, UnreachableRoute, Rule, MacHook, MacFilter, MacOn, MacReject:
 		return true
 	case Sysctl, Link, Address, TunRoute, LANRoute, PastRule, Resolver, ResolvedLink, ManagerDNS, ResolvconfSource:
+	case MacLink, MacAddr, MacRoute, MacNames:
 	}
 	return false
 }
@@ -198,6 +203,8 @@ func (s Step) String() string {
 		return fmt.Sprintf("resolvconf -a %s.cuttle < %q", s.Device, s.Value)
 	case Resolver:
 		return fmt.Sprintf("write %s: %q", s.Key, s.Value)
+	case MacHook, MacFilter, MacOn, MacReject, MacLink, MacAddr, MacRoute, MacNames:
+		return s.macText()
 	}
 	return fmt.Sprintf("unknown step %q", string(s.Kind))
 }
@@ -225,14 +232,14 @@ func (p Plan) Block() Plan {
 // kernel without a part of it refuses that, and the rest holds.
 func Shut(cfg Config) (Plan, error) {
 	cfg.LAN, cfg.Split, cfg.Portal, cfg.Router = false, Split{}, nil, nil
-	p, err := NewPlan(cfg, Host{IPv6: true, Filter: true, Egress: true})
+	p, err := NewPlan(cfg, unread)
 	return p.Block(), err
 }
 
 // Filter is what the plan's packet filter lets through; the zero one without.
 func (p Plan) Filter() Filter {
 	for _, s := range p.Steps {
-		if s.Kind == PacketFilter && s.Filter != nil {
+		if (s.Kind == PacketFilter || s.Kind == MacFilter) && s.Filter != nil {
 			return *s.Filter
 		}
 	}
@@ -257,6 +264,9 @@ func NewPlan(cfg Config, host Host) (Plan, error) {
 	cfg.fill()
 	if err := cfg.check(); err != nil {
 		return Plan{}, err
+	}
+	if host.Mac {
+		return macPlan(cfg, host)
 	}
 	if !host.Filter {
 		return Plan{}, fmt.Errorf("this kernel does not take the packet filter (nftables, family inet, with all that its rules need), without which nothing is let through: %w", ErrUnsupported)
@@ -407,8 +417,9 @@ func resolverFile(servers []netip.Addr, ipv6 bool) string {
 // the question ends in the TUN.
 func (s Step) names() bool {
 	switch s.Kind {
-	case Resolver, ResolvedLink, ManagerDNS, ResolvconfSource:
+	case Resolver, ResolvedLink, ManagerDNS, ResolvconfSource, MacNames:
 		return true
+	case MacHook, MacFilter, MacOn, MacReject, MacLink, MacAddr, MacRoute:
 	case Sysctl, PacketFilter, EgressFilter, UnreachableRoute, Rule, Link, Address, TunRoute, LANRoute, PastRule:
 	}
 	return false
@@ -416,8 +427,12 @@ func (s Step) names() bool {
 
 // name is the step in a few words, for errors.
 func (s Step) name() string {
-	if s.Kind == PacketFilter || s.Kind == EgressFilter {
+	switch s.Kind {
+	case PacketFilter, EgressFilter:
 		return string(s.Kind) + " rules"
+	case MacHook, MacFilter, MacOn, MacNames:
+		return string(s.Kind)
+	default:
+		return s.String()
 	}
-	return s.String()
 }
