@@ -16,7 +16,7 @@ const maxTier = 63 // docs/protocol.md section 7
 
 // check reports the first value that cannot work, and what to write instead.
 func (c *Config) check() error {
-	for _, f := range []func() error{c.checkNode, c.checkClient, c.checkHost, c.checkRelay, c.checkBilling} {
+	for _, f := range []func() error{c.checkNode, c.checkClient, c.nameTUN, c.checkHost, c.checkRelay, c.checkBilling} {
 		if err := f(); err != nil {
 			return err
 		}

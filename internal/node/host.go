@@ -485,6 +485,9 @@ func (n *Node) SetRouter(ctx context.Context, device string) error {
 		return errNoClient()
 	}
 	if device != "" {
+		if !hostnet.CanRoute {
+			return &control.Error{Text: "this system cannot be a router yet: Linux can"}
+		}
 		if err := n.mayServe(device); err != nil {
 			return err
 		}

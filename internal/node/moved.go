@@ -51,8 +51,9 @@ func (nb *neighborhood) follow(ctx context.Context) {
 	})
 }
 
+// sortedAddresses are those of this machine that links can leave from.
 func sortedAddresses() []netip.Addr {
-	list := ownAddresses()
+	list := hostnet.Usable(ownAddresses())
 	slices.SortFunc(list, netip.Addr.Compare)
 	return list
 }

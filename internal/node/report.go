@@ -15,6 +15,7 @@ import (
 	"cuttle/relay/link"
 	"cuttle/relay/netmap"
 	"cuttle/relay/wire"
+	"cuttle/tun/hostnet"
 )
 
 var _ control.Node = (*Node)(nil)
@@ -42,7 +43,7 @@ func (n *Node) Status() control.Status {
 	s.Locked, s.Seen = n.client.hold.locked(), n.client.proof.seen(s.Exit)
 	if state != control.StateOff {
 		for _, m := range n.client.hold.missing() {
-			s.Problems = append(s.Problems, control.Problem{Text: m, Hint: "take CAP_NET_RAW from programs you do not trust, or use a kernel with CONFIG_NETFILTER_EGRESS and CONFIG_NF_TABLES_NETDEV"})
+			s.Problems = append(s.Problems, control.Problem{Text: m, Hint: hostnet.MissingHint})
 		}
 	}
 	if problem != nil {

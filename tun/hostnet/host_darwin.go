@@ -17,6 +17,13 @@ import (
 // errDarwin says what macOS does not have.
 var errDarwin = fmt.Errorf("not on macOS: %w", ErrUnsupported)
 
+// MissingHint says what can be done about what a plan misses, and CanRoute whether
+// this system can be a router.
+const (
+	MissingHint = "docs/guides/macos.md says what macOS cannot do"
+	CanRoute    = false
+)
+
 // unread stands for a host that cannot be asked.
 var unread = Host{Mac: true, IPv6: true}
 

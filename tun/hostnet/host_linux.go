@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,13 @@ import (
 )
 
 const sysctlRoot = "/proc/sys"
+
+// MissingHint says what can be done about what a plan misses, and CanRoute whether
+// this system can be a router.
+const (
+	MissingHint = "take CAP_NET_RAW from programs you do not trust, or use a kernel with CONFIG_NETFILTER_EGRESS and CONFIG_NF_TABLES_NETDEV"
+	CanRoute    = true
+)
 
 // unread stands for a host that cannot be asked.
 var unread = Host{IPv6: true, Filter: true, Egress: true}
@@ -93,6 +101,10 @@ func Control(mark uint32) func(network, address string, c syscall.RawConn) error
 		return failed
 	}
 }
+
+// Usable are those of this machine's addresses that our sockets can leave from: all,
+// since the kernel chooses.
+func Usable(addresses []netip.Addr) []netip.Addr { return addresses }
 
 // Mark marks the socket fd as ours.
 func Mark(fd uintptr, mark uint32) error {

@@ -99,7 +99,7 @@ const macUser = "root"
 // macMissing tells what was asked for and is not let through. Everything in it
 // stays closed.
 func (c *Config) macMissing() []string {
-	out := []string{"pf does not see what root writes to bpf devices: programs of root are not kept in"}
+	var out []string
 	if len(c.Peers) == 0 {
 		out = append(out, "no neighbor that is known by address, or this node is an exit: without marks links cannot be told apart here, so none gets out")
 	}
