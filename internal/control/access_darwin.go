@@ -2,6 +2,10 @@ package control
 
 import "golang.org/x/sys/unix"
 
+// DefaultPath is where the socket is unless somebody says otherwise. Nobody can make
+// /run there.
+const DefaultPath = "/var/run/cuttle/control.sock"
+
 // credentials reads LOCAL_PEERCRED (unix(4)): who connected, with all groups.
 func credentials(fd int) (peer, error) {
 	c, err := unix.GetsockoptXucred(fd, unix.SOL_LOCAL, unix.LOCAL_PEERCRED)

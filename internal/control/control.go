@@ -15,9 +15,6 @@ import (
 	"net/http"
 )
 
-// DefaultPath is where the socket is unless somebody says otherwise.
-const DefaultPath = "/run/cuttle/control.sock"
-
 // Node is what the server asks. Methods are called from several goroutines at
 // once and return soon; Up, Down and Pay start something and do not wait for its
 // outcome, which Status and Ledger show. Their errors may be *Error to carry a
