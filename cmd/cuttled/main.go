@@ -25,7 +25,8 @@ import (
 
 const usage = `cuttled runs a Cuttle node.
 
-  cuttled -config FILE              run with this configuration (default /etc/cuttle/cuttled.toml)
+  cuttled -config FILE [-closed]    run with this configuration (default /etc/cuttle/cuttled.toml); with -closed every
+                                    signal to end leaves this machine closed: for launchd, which knows one signal only
   cuttled guard -config FILE [-starts FILE]
                                     close this machine if the lock is on, if it was capturing when it went off, or if a
                                     daemon that captures will start (FILE exists), and end; for the time before the network
@@ -62,6 +63,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	out := fs.String("out", "", "keystore file to make")
 	password := fs.String("password-file", "", "file with the wallet's password")
 	starts := fs.String("starts", "", "file that is there if the daemon starts at boot")
+	closed := fs.Bool("closed", false, "end closed on every signal, and not on SIGUSR1 only")
 	light := fs.Bool("light", false, "cheaper key derivation, for small boards")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
@@ -73,7 +75,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	switch verb {
 	case "run":
-		return serve(ctx, *file, stderr)
+		return serve(ctx, *file, *closed, stderr)
 	case "guard":
 		cfg, err := config.Load(*file)
 		if err != nil {
@@ -166,7 +168,7 @@ func exists(path string) bool {
 	return !errors.Is(err, os.ErrNotExist)
 }
 
-func serve(ctx context.Context, file string, stderr io.Writer) (err error) {
+func serve(ctx context.Context, file string, closed bool, stderr io.Writer) (err error) {
 	cfg, err := config.Load(file)
 	if err != nil {
 		return err
@@ -190,8 +192,12 @@ func serve(ctx context.Context, file string, stderr io.Writer) (err error) {
 	defer signal.Stop(signals)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	end := cancel
+	if closed {
+		end = func() { n.StayClosed(); cancel() }
+	}
 	obeyed, ended := make(chan struct{}), make(chan struct{})
-	go func() { defer close(obeyed); obey(signals, ended, n.StayClosed, cancel) }() // ends with ended
+	go func() { defer close(obeyed); obey(signals, ended, n.StayClosed, end) }() // ends with ended
 	defer func() { close(ended); <-obeyed }()
 	return n.RunUnder(ctx, manager)
 }
