@@ -11,7 +11,7 @@ CHAINTEST := billing/evm/chaintest
 FUZZTIME ?= 60s
 
 .DEFAULT_GOAL := help
-.PHONY: help build contract chain demo test test-unit test-root test-chain test-package test-systemd check vet lint fuzz race cross bench peers bench-peers package tidy-check
+.PHONY: help build contract chain demo test test-unit test-root test-chain test-package test-install test-systemd check vet lint fuzz race cross bench peers bench-peers package tidy-check
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "%-13s %s\n", $$1, $$2}'
@@ -102,6 +102,12 @@ test-package: package ## looks into the packages, and builds them again elsewher
 
 # One version and the next, to upgrade.
 DEBS := $(abspath $(BIN))/debs
+test-install: $(NFPM) ## the deb in a clean Debian tree: built twice, installed, upgraded, removed, purged; as root, needs mmdebstrap
+	rm -rf $(DEBS)
+	NFPM=$(NFPM) FORMATS=deb VERSIONS="0.0.1 0.0.2" DEB_COMPRESSION=gzip sh packaging/build.sh $(DEBS) $$($(GO) env GOARCH)
+	NFPM=$(abspath $(NFPM)) FORMATS=deb VERSIONS="0.0.1 0.0.2" DEB_COMPRESSION=gzip sh packaging/again.sh $(DEBS) $$($(GO) env GOARCH)
+	sh packaging/test-install.sh $(DEBS)/cuttle_0.0.1_$$($(GO) env GOARCH).deb $(DEBS)/cuttle_0.0.2_$$($(GO) env GOARCH).deb
+
 TREE := $(abspath .cache)/debian.tar
 test-systemd: build $(NFPM) ## the service as it is installed: a Debian tree that boots; as root
 	@sh internal/lab/require.sh
