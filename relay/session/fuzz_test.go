@@ -225,7 +225,7 @@ func (s *played) readAll(t *testing.T) {
 	}
 	s.read = s.wrote
 	if s.closed {
-		if n, err := s.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		if n, err := s.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 			t.Errorf("behind the last byte: %d, %v; want the end", n, err)
 		}
 		s.done = true
