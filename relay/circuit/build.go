@@ -77,6 +77,7 @@ func (b *Builder) Build(ctx context.Context, path []*netmap.Record) (*Circuit, e
 			return nil, blame(i, err)
 		}
 	}
+	c.built = c.Trip()
 	lane := c.lane.Load()
 	lane.OnSent(func(int) { c.out.sent(lane) })
 	return c, nil

@@ -30,9 +30,11 @@ type Circuit struct {
 	assembler wire.Assembler
 
 	users atomic.Int32
-	idle  func()       // called when users falls to zero; set by the pool before use
-	turn  turn         // the pool's note of who uses it; the pool locks it
-	trip  atomic.Int64 // the round trip to the last hop, ns
+	idle  func()        // called when users falls to zero; set by the pool before use
+	turn  turn          // the pool's note of who uses it; the pool locks it
+	trip  atomic.Int64  // the round trip to the last hop, ns
+	built time.Duration // the same when it was built
+	taken atomic.Bool   // trip has been measured since the pool looked
 }
 
 // circuits numbers circuits for people; the numbers never leave the node.
@@ -112,7 +114,10 @@ func (c *Circuit) Exit() wire.NodeID { return c.hops[len(c.hops)-1] }
 func (c *Circuit) Trip() time.Duration { return time.Duration(c.trip.Load()) }
 
 // Measured notes a round trip to the exit that the session has measured.
-func (c *Circuit) Measured(trip time.Duration) { c.trip.Store(int64(trip)) }
+func (c *Circuit) Measured(trip time.Duration) {
+	c.trip.Store(int64(trip))
+	c.taken.Store(true)
+}
 
 // Use begins n more uses of a circuit that is in use.
 func (c *Circuit) Use(n int) { c.users.Add(int32(n)) }

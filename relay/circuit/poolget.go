@@ -245,6 +245,9 @@ func (p *Pool) sample(now time.Time) {
 		if s.Streams > 0 && past < 2*sampleTime {
 			p.ratings.carried(m.c.hops, float64(s.Received-m.cells)/past.Seconds())
 		}
+		if m.c.taken.Swap(false) {
+			p.ratings.took(m.c, m.c.Trip())
+		}
 		all := s.Sent + s.Received
 		m.busy = float64(all-m.carried) > busyRate*past.Seconds()
 		m.cells, m.carried = s.Received, all

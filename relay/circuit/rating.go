@@ -19,6 +19,7 @@ const (
 type rating struct {
 	good float64 // share of builds, of late, that did not fail at the node, and of circuits that did not die; 1 at first
 	peak float64 // cells per second that have come over it at most, of late; 0: not known
+	wait float64 // seconds by which round trips over it have been longer than when their circuits were built, of late; its share
 }
 
 // ratings weigh circuits against each other. The pool locks them.
@@ -60,6 +61,27 @@ func (rs ratings) carried(path []wire.NodeID, perSecond float64) {
 	}
 }
 
+// took notes a round trip over a circuit in use: what it takes longer than when the
+// circuit was built is shared out among the hops, each of which may be the cause.
+func (rs ratings) took(c *Circuit, trip time.Duration) {
+	late := max(0, trip-c.built).Seconds() / float64(len(c.hops))
+	for _, id := range c.hops {
+		r := rs.of(id)
+		r.wait += (late - r.wait) * ratingStep
+	}
+}
+
+// expected is the round trip that a circuit is expected to have by now.
+func (rs ratings) expected(c *Circuit) time.Duration {
+	trip := c.Trip()
+	for _, id := range c.hops {
+		if r := rs[id]; r != nil {
+			trip += time.Duration(r.wait * float64(time.Second))
+		}
+	}
+	return trip
+}
+
 // weight is how likely a circuit is to be chosen among others: the faster its
 // round trip, the more reliable its nodes, and (by a factor of two at most, since
 // what was carried says as much about what was asked for) the more they have
@@ -69,7 +91,7 @@ func (rs ratings) weight(c *Circuit) float64 {
 	for _, r := range rs {
 		best = max(best, r.peak)
 	}
-	trip := float64(c.Trip()+tripFloor) / float64(time.Second)
+	trip := float64(rs.expected(c)+tripFloor) / float64(time.Second)
 	w := 1 / (trip * trip)
 	least := best
 	for _, id := range c.hops {

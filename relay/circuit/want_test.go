@@ -139,13 +139,19 @@ func TestDrawIsWeighted(t *testing.T) {
 	for range 8 {
 		rs.note(id(2), false)
 	}
+	late := &Circuit{hops: []wire.NodeID{id(3)}}
+	late.Measured(10 * time.Millisecond)
+	from = append(from, &member{c: late})
+	for range 8 {
+		rs.took(late, 60*time.Millisecond)
+	}
 	count := map[*member]int{}
 	for range 4000 {
 		count[rs.draw(from)]++
 	}
-	fast, slow, failing := count[from[0]], count[from[1]], count[from[2]]
-	if fast < 3*slow || fast < 3*failing || slow == 0 || failing == 0 {
-		t.Errorf("drawn: fast %d, slow %d, failing %d times; want the first far most often and each sometimes", fast, slow, failing)
+	fast, slow, failing, queued := count[from[0]], count[from[1]], count[from[2]], count[from[3]]
+	if fast < 3*slow || fast < 3*failing || fast < 3*queued || slow == 0 || failing == 0 || queued == 0 {
+		t.Errorf("drawn: fast %d, slow %d, failing %d, with queues %d times; want the first far most often and each sometimes", fast, slow, failing, queued)
 	}
 	if rs.draw(nil) != nil {
 		t.Error("something was drawn from nothing")
@@ -156,6 +162,41 @@ func TestDrawIsWeighted(t *testing.T) {
 	if len(rs) > ratedMost {
 		t.Errorf("%d nodes rated, want %d at most", len(rs), ratedMost)
 	}
+}
+
+// Round trips of circuits in use tell of those that share hops with them: what takes
+// longer than when it was built makes the others less likely, and is forgotten.
+func TestTripsInUseAreRated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pn := newPoolNet(t, nil)
+		synctest.Wait()
+		used := getFor(t, pn.pool, Want{})
+		before := pn.pool.expected(used.hops)
+		for range 20 {
+			used.Measured(time.Second + used.built)
+			time.Sleep(2 * sampleTime)
+		}
+		synctest.Wait()
+		if got := pn.pool.expected(used.hops) - before; got < 800*time.Millisecond || got > time.Second {
+			t.Errorf("a path whose trips take a second more is expected to take %v more", got)
+		}
+		for range 40 {
+			used.Measured(used.built)
+			time.Sleep(2 * sampleTime)
+		}
+		synctest.Wait()
+		if got := pn.pool.expected(used.hops) - before; got > 10*time.Millisecond {
+			t.Errorf("a path that is fast again is expected to take %v more", got)
+		}
+		used.Release()
+	})
+}
+
+// expected is what a new circuit over these hops would be expected to take more.
+func (p *Pool) expected(hops []wire.NodeID) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ratings.expected(&Circuit{hops: hops})
 }
 
 // The spare that takes over shares no middle hop with the circuit that was lost.

@@ -173,10 +173,17 @@ func (c *Client) answered(ctx context.Context, a *attachment) bool {
 // measured tells the carrier, if it wants to know, how long the exit took to answer
 // ATTACH: a round trip over the whole circuit.
 func (c *Client) measured(a *attachment) {
-	if l, ok := a.carrier.(interface{ Measured(trip time.Duration) }); ok && !c.asked.IsZero() {
-		l.Measured(time.Since(c.asked))
+	if !c.asked.IsZero() {
+		measured(a.carrier, c.asked)
 	}
 	c.asked = time.Time{}
+}
+
+// measured is for ATTACH and PING alike.
+func measured(c Carrier, asked time.Time) {
+	if l, ok := c.(interface{ Measured(trip time.Duration) }); ok {
+		l.Measured(time.Since(asked))
+	}
 }
 
 // watch waits until the carrier has ended, or has gone silent although the exit was
@@ -326,6 +333,7 @@ func (t *trunk) ask() uint64 {
 	t.receiving.Lock()
 	defer t.receiving.Unlock()
 	t.asked++
+	t.askedAt = time.Now()
 	t.signal(func(d *todo) { d.ping = true })
 	return t.asked
 }

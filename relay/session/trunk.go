@@ -74,6 +74,7 @@ type trunk struct {
 	told      wire.Number   // of these, those that the peer knows to have arrived
 	since     int           // bytes that arrived since told
 	asked     uint64        // PINGs: the newest token sent (client) or received (exit)
+	askedAt   time.Time     // when it was (client)
 	answered  uint64        // the newest token that came back (client)
 
 	heard   atomic.Bool                  // something has arrived since the last look at it
@@ -368,6 +369,9 @@ func (t *trunk) control(a *attachment, p []byte) error {
 	case !t.client:
 	case m.Type == wire.SessionPong && a.state == taking && m.Number > t.answered && m.Number <= t.asked:
 		t.answered = m.Number
+		if m.Number == t.asked {
+			measured(a.carrier, t.askedAt)
+		}
 		return nil
 	case (m.Type == wire.SessionAttached || m.Type == wire.SessionRefused) && !a.replied():
 		return t.reply(a, m)
