@@ -269,7 +269,7 @@ func (o *onward) datagrams(ctx context.Context, f stack.Flow, by protocol, dial 
 // Resolve has the exit's resolver answer, whatever server was asked, unless a flow
 // of the same key has had the answer and it still holds.
 func (o *onward) Resolve(ctx context.Context, f stack.Flow, query []byte) ([]byte, error) {
-	w := circuit.Want{Key: o.isolation.key(f, ownerDNS, true)}
+	w := circuit.Want{Key: o.isolation.key(f, ownerDNS, true), Brief: true}
 	answer, ticket := o.names.Get(dnscache.Group(w.Key), query, time.Now())
 	if answer != nil {
 		return answer, nil

@@ -19,8 +19,10 @@ const (
 
 // quiet finds a circuit of the same key to the exit of m that carries no bulk, one
 // in use if there is one, or m. Then it also notes that there should be another.
-// Called with mu held.
-func (p *Pool) quiet(m *member, now time.Time) *member {
+// Brief flows have one of their own beside bulk, which is in addition and kept for
+// them: however many downloads there are, names do not wait behind them. Called
+// with mu held.
+func (p *Pool) quiet(m *member, w *Want, now time.Time) *member {
 	if !m.busy {
 		return m
 	}
@@ -33,10 +35,10 @@ func (p *Pool) quiet(m *member, now time.Time) *member {
 		switch {
 		case o.c.turn.used.IsZero():
 			spare = o
-		case o.c.turn.key != m.c.turn.key || o.c.turn.detour != m.c.turn.detour:
+		case o.c.turn.key != m.c.turn.key || o.c.turn.detour != m.c.turn.detour || o.c.turn.brief != w.Brief:
 		default:
 			number++
-			if !o.busy && used == nil {
+			if used == nil && (w.Brief || !o.busy) {
 				used = o
 			}
 		}
@@ -47,7 +49,7 @@ func (p *Pool) quiet(m *member, now time.Time) *member {
 	case number >= mostToExit:
 		return m
 	case spare != nil:
-		spare.c.turn = turn{m.c.turn.key, now, p.era, m.c.turn.detour}
+		spare.c.turn = turn{m.c.turn.key, now, p.era, m.c.turn.detour, w.Brief}
 		p.wake() // its place is to be taken
 		return spare
 	case p.cfg.ChooseTo != nil:

@@ -104,3 +104,48 @@ func TestPoolWithoutAnotherPathUsesTheBusyCircuit(t *testing.T) {
 		}
 	})
 }
+
+// However many downloads there are, brief flows have a circuit of their own to the
+// same exit, which no download gets.
+func TestPoolKeepsBriefFlowsFromBulk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pn := busyPool(t, nil)
+		brief := func() *Circuit { return getFor(t, pn.pool, Want{Brief: true}) }
+		first := mustGet(t, pn.pool)
+		if brief() != first {
+			t.Error("a brief flow beside quiet ones is on a circuit of its own")
+		}
+		downloads := map[*Circuit]bool{first: true}
+		load := func() {
+			for c := range downloads { // all of them in one look
+				p := make([]byte, wire.SessionPacketSize)
+				for range busyRate {
+					if err := c.Send(wire.PayloadSession, wire.Reliable, p); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			time.Sleep(sampleTime)
+			synctest.Wait()
+		}
+		bulk(t, first)
+		brief() // asks for one
+		synctest.Wait()
+		own := brief()
+		if own == first || own.Exit() != first.Exit() {
+			t.Errorf("beside bulk: same circuit %v, same exit %v; want another circuit to the same exit", own == first, own.Exit() == first.Exit())
+		}
+		for range 3 * mostToExit {
+			load()
+			downloads[mustGet(t, pn.pool)] = true
+			synctest.Wait()
+		}
+		if downloads[own] || len(downloads) != mostToExit {
+			t.Errorf("downloads use %d circuits, that of brief flows among them: %v; want %d others", len(downloads), downloads[own], mostToExit)
+		}
+		load()
+		if brief() != own {
+			t.Error("the brief flow has left its circuit")
+		}
+	})
+}

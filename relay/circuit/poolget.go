@@ -66,13 +66,13 @@ func (p *Pool) take(now time.Time, w *Want) (c *Circuit, changed <-chan struct{}
 	best, spares, unfit := p.find(now, w)
 	if best == nil {
 		if best = p.ratings.draw(spares); best != nil {
-			best.c.turn = turn{w.Key, now, p.era, len(w.Not) > 0}
+			best.c.turn = turn{w.Key, now, p.era, len(w.Not) > 0, false}
 			p.met(w.Key)
 			p.wake() // its retirement is to be planned, and its place to be taken
 		}
 	}
 	if best != nil {
-		best = p.quiet(best, now)
+		best = p.quiet(best, w, now)
 		best.c.users.Add(1)
 		return best.c, nil, false, nil
 	}
@@ -103,7 +103,7 @@ func (p *Pool) find(now time.Time, w *Want) (best *member, spares []*member, unf
 		switch {
 		case !w.fits(m.exit):
 			unfit = unfit || unused
-		case t.detour && len(w.Not) == 0:
+		case t.detour && len(w.Not) == 0 || t.brief:
 		case unused:
 			spares = append(spares, m)
 		case t.key == w.Key && (best == nil || t.used.Before(best.c.turn.used)):

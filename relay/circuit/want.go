@@ -42,6 +42,7 @@ type turn struct {
 	used   time.Time // first use; zero: never
 	era    int       // of the pool then, see Renew
 	detour bool      // got for flows that other exits would not do for: for such only
+	brief  bool      // for brief flows only, see Want.Brief
 }
 
 // Want says which circuits will do for a flow.
@@ -50,6 +51,7 @@ type Want struct {
 	Families netmap.Families // the exit's record must name them all
 	Port     uint16          // the exit's record must let it out; 0: any
 	Not      []wire.NodeID   // exits that will not do, e.g. since the destination refuses them
+	Brief    bool            // little is carried and somebody waits for it: while the key's circuit carries bulk, one that never does is used
 }
 
 // fits tells whether the exit serves the want.
