@@ -373,6 +373,12 @@ func (p *Pool) failed(ctx context.Context, path []*netmap.Record, err error) {
 	defer p.mu.Unlock()
 	p.failure = err
 	p.blameLocked(path, err, now)
+	var at *BuildError
+	if errors.As(err, &at) && at.Reason != 0 && p.fails < toAgain {
+		p.fails++ // the refusal came fast and named who is to be avoided: somebody may be waiting
+		p.retry = now
+		return
+	}
 	wait := min(backoffMost, backoffFirst<<min(p.fails, 16))
 	p.fails++
 	p.retry = now.Add(wait/2 + rand.N(wait)) // half to one and a half

@@ -217,7 +217,10 @@ func (p *Pool) Renew(all bool) {
 	p.era++
 	p.beside = nil
 	for _, m := range p.members {
-		m.old = m.old || all || !m.c.turn.used.IsZero()
+		if !m.old && (all || !m.c.turn.used.IsZero()) {
+			m.old = true
+			p.builds.give() // it is our own wish, see met
+		}
 	}
 	if all {
 		p.renewed++
