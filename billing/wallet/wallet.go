@@ -1,16 +1,18 @@
 // Package wallet holds the key of a node's consuming wallet in a keystore v3
-// file (Web3 Secret Storage Definition, version 3), and checks the address of
-// its earning wallet, which needs no key.
+// file (Web3 Secret Storage Definition, version 3), locks it against a second
+// process, and checks the address of its earning wallet, which needs no key.
 //
 // It refuses to overwrite a file, to open one that others may read, and an
 // earning address that is zero, misspelt (EIP-55) or the consuming wallet's
 // own. It knows no chain and no money: billing/evm asks an open Wallet for
-// signatures. cmd/cuttled and internal/node call it. A Wallet is immutable and
+// signatures. cmd/cuttle, cmd/cuttled and internal/node call it. A Wallet is immutable and
 // safe for concurrent use.
 package wallet
 
 import (
+	"bytes"
 	"crypto/ecdsa"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -54,10 +56,7 @@ func Create(path, password string, light bool) (*Wallet, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make wallet key: %w", err)
 	}
-	if err := write(path, password, light, key); err != nil {
-		return nil, err
-	}
-	return fromKey(key), nil
+	return importKey(path, password, light, key)
 }
 
 // Import writes an existing secp256k1 private key (64 hexadecimal digits, with
@@ -67,6 +66,35 @@ func Import(path, password string, light bool, hexKey string) (*Wallet, error) {
 	if err != nil {
 		return nil, errors.New("private key: want 64 hexadecimal digits of a valid secp256k1 key") // the cause would quote the key
 	}
+	return importKey(path, password, light, key)
+}
+
+// ImportBytes is Import for the 32 bytes of a key, as billing/wallet/phrase
+// derives it.
+func ImportBytes(path, password string, light bool, b []byte) (*Wallet, error) {
+	key, err := crypto.ToECDSA(b)
+	if err != nil {
+		return nil, errors.New("private key: want 32 bytes of a valid secp256k1 key")
+	}
+	return importKey(path, password, light, key)
+}
+
+// ImportKeystore is Import for the key in another keystore file (version 3, of
+// any program), which its own password opens. That file is not changed, and may
+// be readable by others: it is on its way here.
+func ImportKeystore(path, password string, light bool, file, filePassword string) (*Wallet, error) {
+	text, err := readFile(file, false)
+	if err != nil {
+		return nil, fmt.Errorf("import wallet: %w", err)
+	}
+	key, err := decrypt(file, text, filePassword)
+	if err != nil {
+		return nil, err
+	}
+	return importKey(path, password, light, key)
+}
+
+func importKey(path, password string, light bool, key *ecdsa.PrivateKey) (*Wallet, error) {
 	if err := write(path, password, light, key); err != nil {
 		return nil, err
 	}
@@ -125,39 +153,79 @@ func writeNew(path string, text []byte) error {
 // a wrong password is ErrPassword, a file that group or others may read
 // ErrPermissions.
 func Open(path, password string) (*Wallet, error) {
-	text, err := readPrivate(path)
+	text, err := readFile(path, true)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("open wallet %s: %w: make one with `cuttled wallet`, or correct billing.consuming", path, err)
+		return nil, fmt.Errorf("open wallet %s: %w: make one with `cuttle wallet new`, or correct billing.consuming", path, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open wallet: %w", err)
 	}
+	key, err := decrypt(path, text, password)
+	if err != nil {
+		return nil, err
+	}
+	return fromKey(key), nil
+}
+
+// decrypt refuses a file that states another address than its key's: whoever
+// changed it could have money sent elsewhere.
+func decrypt(path string, text []byte, password string) (*ecdsa.PrivateKey, error) {
 	key, err := keystore.DecryptKey(text, password)
 	switch {
 	case errors.Is(err, keystore.ErrDecrypt):
-		return nil, fmt.Errorf("open wallet %s: %w: check the password file", path, ErrPassword)
+		return nil, fmt.Errorf("open wallet %s: %w", path, ErrPassword)
 	case err != nil:
 		return nil, fmt.Errorf("open wallet %s: not a keystore v3 file: %w", path, err)
 	}
-	return fromKey(key.PrivateKey), nil
+	if stated, err := stated(text); err == nil && stated != key.Address {
+		return nil, fmt.Errorf("open wallet %s: the file says that it is %s, its key is that of %s: somebody has changed it", path, stated.Hex(), key.Address.Hex())
+	}
+	return key.PrivateKey, nil
+}
+
+// Peek reads the address that a keystore file states, without a password. Only
+// Open proves that it is the key's.
+func Peek(path string) (common.Address, error) {
+	text, err := readFile(path, true)
+	if err != nil {
+		return common.Address{}, fmt.Errorf("look into wallet: %w", err)
+	}
+	a, err := stated(text)
+	if err != nil {
+		return a, fmt.Errorf("look into wallet %s: %w", path, err)
+	}
+	return a, nil
+}
+
+func stated(text []byte) (common.Address, error) {
+	var head struct {
+		Version int    `json:"version"`
+		Address string `json:"address"`
+	}
+	if err := json.Unmarshal(text, &head); err != nil || head.Version != 3 || !common.IsHexAddress(head.Address) {
+		return common.Address{}, errors.New("not a keystore v3 file that states its address")
+	}
+	return common.HexToAddress(head.Address), nil
 }
 
 // ReadPassword reads the first line of a password file, which must be readable
 // by its owner only.
 func ReadPassword(path string) (string, error) {
-	text, err := readPrivate(path)
+	text, err := readFile(path, true)
+	defer clear(text)
 	if err != nil {
 		return "", fmt.Errorf("read password file: %w", err)
 	}
-	line, _, _ := strings.Cut(string(text), "\n")
-	line = strings.TrimSuffix(line, "\r")
-	if line == "" {
-		return "", fmt.Errorf("read password file %s: its first line is empty", path)
+	line, err := firstLine(bytes.NewReader(text))
+	if err != nil {
+		return "", fmt.Errorf("password file %s: %w", path, err)
 	}
 	return line, nil
 }
 
-func readPrivate(path string) ([]byte, error) {
+// readFile reads a small file; with private, one that nobody but its owner may
+// read.
+func readFile(path string, private bool) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -167,7 +235,7 @@ func readPrivate(path string) ([]byte, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case info.Mode().Perm()&0o077 != 0:
+	case private && info.Mode().Perm()&0o077 != 0:
 		return nil, fmt.Errorf("%s: %w: run `chmod 600 %s`", path, ErrPermissions, path)
 	case info.Size() > maxFile:
 		return nil, fmt.Errorf("%s: %d bytes is too large", path, info.Size())

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/ethereum/go-ethereum/common"
@@ -171,5 +172,86 @@ func TestEarning(t *testing.T) {
 		if err == nil && got != known {
 			t.Errorf("%s: address %s, want %s", c.name, got, known)
 		}
+	}
+}
+
+// TestPassword reads from a descriptor and a file; the descriptor is closed.
+func TestPassword(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.WriteString("correct horse\r\nmore\n")
+	w.Close()
+	fd, err := syscall.Dup(int(r.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	if got, err := wallet.Password(fmt.Sprintf("fd:%d", fd)); got != "correct horse" || err != nil {
+		t.Errorf("Password of a descriptor: %q, %v", got, err)
+	}
+	path := filepath.Join(t.TempDir(), "pw")
+	if err := os.WriteFile(path, []byte("battery staple"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := wallet.Password(path); got != "battery staple" || err != nil {
+		t.Errorf("Password of a file: %q, %v", got, err)
+	}
+	for _, bad := range []string{"fd:", "fd:x", "fd:-1", "fd:60000", path + ".no", ""} {
+		if got, err := wallet.Password(bad); err == nil {
+			t.Errorf("Password(%q) = %q, want an error", bad, got)
+		}
+	}
+}
+
+func TestImportKeystore(t *testing.T) {
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "theirs"), filepath.Join(dir, "ours")
+	w, err := wallet.Create(from, "theirs", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(from, 0o644); err != nil { // on its way here
+		t.Fatal(err)
+	}
+	if _, err := wallet.ImportKeystore(to, "ours", true, from, "wrong"); !errors.Is(err, wallet.ErrPassword) {
+		t.Errorf("import with a wrong password: %v, want ErrPassword", err)
+	}
+	if _, err := wallet.ImportKeystore(to, "ours", true, from, "theirs"); err != nil {
+		t.Fatal(err)
+	}
+	again, err := wallet.Open(to, "ours")
+	if err != nil || again.Address() != w.Address() {
+		t.Errorf("imported wallet is %v (%v), want %v", again, err, w)
+	}
+	if a, err := wallet.Peek(to); a != w.Address() || err != nil {
+		t.Errorf("Peek: %s, %v, want %s", a, err, w)
+	}
+	if _, err := wallet.ImportKeystore(to, "ours", true, from, "theirs"); !errors.Is(err, wallet.ErrExists) {
+		t.Errorf("import over a wallet: %v, want ErrExists", err)
+	}
+}
+
+// TestChangedAddress: a file whose stated address is not its key's is refused.
+func TestChangedAddress(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "w")
+	w, err := wallet.Create(path, "pw", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := strings.Replace(string(text), strings.ToLower(w.String()[2:]), strings.ToLower(knownAddress[2:]), 1)
+	if other == string(text) {
+		t.Fatal("the file does not state its address")
+	}
+	if err := os.WriteFile(path, []byte(other), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := wallet.Open(path, "pw"); err == nil || !strings.Contains(err.Error(), "changed") {
+		t.Errorf("Open of a file that states another address: %v", err)
 	}
 }

@@ -142,11 +142,12 @@ func (c *Config) checkBilling() error {
 		}
 	}
 	if c.Client.Enabled && b.Consuming == "" {
-		return errors.New("billing.consuming is empty: a paid network needs a consuming wallet; make one with " +
-			"`cuttled wallet -out FILE -password-file FILE`, fund it, and name the file here")
+		return errors.New("billing.consuming is empty: a paid network needs a consuming wallet, which pays for this client's traffic; make one with " +
+			"`cuttle wallet new`, send token and some of the chain's coin to its address, and name the file here " +
+			"(billing.mode = \"none\" or \"account\" need none, and so do relays and exits that are not clients)")
 	}
 	if b.Consuming != "" && b.PasswordFile == "" {
-		return errors.New("billing.password_file is empty: it unlocks billing.consuming")
+		return errors.New("billing.password_file is empty: it unlocks billing.consuming; give a file, \"credential:NAME\", \"fd:N\" or \"prompt\"")
 	}
 	if _, err := Wei(b.FeeCap); err != nil {
 		return fmt.Errorf("billing.fee_cap: %w", err)

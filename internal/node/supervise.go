@@ -133,11 +133,11 @@ func (c *client) dropTUN() {
 	}
 }
 
-// walletPassword reads what billing.password_file names: a file, or a credential
-// of the service manager.
+// walletPassword reads what billing.password_file names: a credential of the
+// service manager, an open descriptor, the terminal, or a file.
 func walletPassword(from string) (string, error) {
 	if name, ok := strings.CutPrefix(from, credentialPrefix); ok {
 		return systemd.Credential(os.Getenv("CREDENTIALS_DIRECTORY"), name)
 	}
-	return wallet.ReadPassword(from)
+	return wallet.Password(from)
 }
