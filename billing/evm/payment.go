@@ -118,6 +118,11 @@ type Payments struct {
 
 // NewPayments makes the machine; it does nothing before Advance.
 func NewPayments(c *Client, s Signer, j Journal, cfg PaymentConfig) *Payments {
+	cfg.setDefaults()
+	return &Payments{client: c, signer: s, journal: j, cfg: cfg}
+}
+
+func (cfg *PaymentConfig) setDefaults() {
 	if cfg.Confirmations == 0 {
 		cfg.Confirmations = 3
 	}
@@ -139,7 +144,6 @@ func NewPayments(c *Client, s Signer, j Journal, cfg PaymentConfig) *Payments {
 	if cfg.Step == nil {
 		cfg.Step = func(string, int64) {}
 	}
-	return &Payments{client: c, signer: s, journal: j, cfg: cfg}
 }
 
 // Outcome is what Advance saw and what keeps payments waiting.
