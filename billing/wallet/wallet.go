@@ -306,3 +306,12 @@ func Earning(text string, consuming common.Address, sameWallet bool) (address co
 	}
 	return address, unchecked, nil
 }
+
+// AddressOf gives the address of the 32 bytes of a private key.
+func AddressOf(b []byte) (common.Address, error) {
+	key, err := crypto.ToECDSA(b)
+	if err != nil {
+		return common.Address{}, errors.New("private key: want 32 bytes of a valid secp256k1 key")
+	}
+	return crypto.PubkeyToAddress(key.PublicKey), nil
+}

@@ -1,6 +1,7 @@
 // Command cuttle is what people type: it asks the daemon behind the control
-// socket and prints the answer. It speaks to nothing else and changes nothing by
-// itself.
+// socket and prints the answer. Of itself it edits the configuration file, makes
+// and empties wallets (billing/wallet, billing/evm) and reads ledger files
+// (billing); the rest is the daemon's.
 //
 // Exit codes: 0 connected (or done), 3 disconnected, 4 connecting, 5 blocked or an
 // error, 10 not permitted, 2 a wrong command line.

@@ -80,7 +80,7 @@ func newRoot(a *app, env func(string) string) *cobra.Command {
 		upCommand(a), newPathCommand(a), downCommand(a), lockCommand(a), payCommand(a),
 		statusCommand(a), exitsCommand(a), circuitsCommand(a), neighborsCommand(a), ledgerCommand(a), metricsCommand(a),
 		planCommand(a), lanCommand(a), splitCommand(a), excludeCommand(a, env), portalCommand(a, env), routerCommand(a),
-		selftestCommand(a), topCommand(a), bugreportCommand(a), configCommand(a), manualCommand(a), versionCommand(a),
+		selftestCommand(a), topCommand(a), bugreportCommand(a), configCommand(a), walletCommand(a), manualCommand(a), versionCommand(a),
 	)
 	for _, c := range root.Commands() {
 		strict(c)

@@ -108,6 +108,9 @@ func (s *Server) handler() http.Handler {
 	if h, ok := s.node.(Host); ok {
 		s.serveHost(mux, h)
 	}
+	if p, ok := s.node.(Purse); ok {
+		s.servePurse(mux, p)
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, &Error{Status: http.StatusNotFound, Text: "no such call", Hint: "are cuttle and cuttled of the same version?"})
 	})

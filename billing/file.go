@@ -1,0 +1,66 @@
+package billing
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"slices"
+
+	"cuttle/billing/evm"
+)
+
+// File is a ledger file that is only read: a copy of one, one whose daemon is
+// not running, or one that a daemon writes meanwhile. Each answer is of one
+// moment.
+type File struct {
+	path string
+	db   *sql.DB
+}
+
+// OpenFile opens a ledger file to read it. It changes nothing in it, and does
+// not bring an older schema to the present one.
+func OpenFile(path string) (*File, error) {
+	if !slices.Contains(sql.Drivers(), "sqlite") {
+		return nil, errors.New("this build reads no ledger, since SQLite has no port to this processor")
+	}
+	if _, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("open ledger: %w", err)
+	}
+	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}).String()+
+		"?mode=ro&_pragma=busy_timeout(5000)&_pragma=query_only(1)")
+	if err != nil {
+		return nil, fmt.Errorf("open ledger %s: %w", path, err)
+	}
+	db.SetMaxOpenConns(1)
+	f := &File{path, db}
+	var version string
+	if err := db.QueryRowContext(context.Background(), "SELECT value FROM meta WHERE key = 'schema'").Scan(&version); err != nil {
+		return nil, errors.Join(fmt.Errorf("open ledger %s: not a ledger, or damaged: %w", path, err), db.Close())
+	}
+	return f, nil
+}
+
+// Close closes the file.
+func (f *File) Close() error { return f.db.Close() }
+
+// view runs do on one state of the file.
+func (f *File) view(ctx context.Context, do func(*tx) error) error {
+	t, err := f.db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return fmt.Errorf("read ledger %s: %w", f.path, err)
+	}
+	err = do(&tx{Tx: t, ctx: ctx})
+	return errors.Join(err, ignoreDone(t.Rollback()))
+}
+
+// UnderWay counts payments from a wallet that are not final.
+func (f *File) UnderWay(ctx context.Context, wallet evm.Address) (n int, err error) {
+	err = f.view(ctx, func(tx *tx) error {
+		_, err := tx.one("SELECT count(*) FROM intent WHERE wallet = ? AND state BETWEEN ? AND ?", []any{wallet[:], int(evm.Signed), int(evm.Mined)}, &n)
+		return err
+	})
+	return n, err
+}
