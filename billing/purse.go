@@ -3,6 +3,9 @@ package billing
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/big"
+	"slices"
 	"time"
 
 	"cuttle/billing/evm"
@@ -56,4 +59,30 @@ func AskBalances(ctx context.Context, client *evm.Client, consuming, earning evm
 		out = append(out, WalletBalance{w.purpose, w.address.Hex(), client.Format(b.Token), evm.FormatCoin(b.Gas), time.Now()})
 	}
 	return out, nil
+}
+
+// transferGasAtMost is the gas of one token transfer to an address that has
+// never held the token, with a third to spare.
+const transferGasAtMost = 70_000
+
+// empty says in words what the consuming wallet lacks before the first debt is
+// due, unless a payment that waits says it already: when it is, neighbors cut
+// us off.
+func (d *direct) empty(o *evm.Outcome, settleAbove Amount) (out []string) {
+	if d.cfg.Wallet == nil || o.Balances.Token == nil || o.Balances.Gas == nil {
+		return nil
+	}
+	said := func(k evm.ProblemKind) bool {
+		return slices.ContainsFunc(o.Problems, func(p evm.Problem) bool { return p.Kind == k })
+	}
+	wallet, chain := d.cfg.Wallet.Address().Hex(), d.cfg.Client.ChainID()
+	if o.Balances.Token.Sign() == 0 && !said(evm.NoToken) {
+		out = append(out, fmt.Sprintf("no token: wallet %s on chain %d holds nothing of token %s, so debts cannot be paid and neighbors will cut this node off: send token to it, at least %s",
+			wallet, chain, d.cfg.Client.Token().Hex(), settleAbove))
+	}
+	if o.Balances.Gas.Sign() == 0 && !said(evm.NoGas) {
+		out = append(out, fmt.Sprintf("no gas: wallet %s on chain %d holds nothing of the chain's own coin, which pays the fees: send some to it; a payment costs at most %s",
+			wallet, chain, evm.FormatCoin(new(big.Int).Mul(d.cfg.Payments.FeeLimit(), big.NewInt(transferGasAtMost)))))
+	}
+	return out
 }

@@ -135,6 +135,7 @@ func (b *Book) reportChain(r *Report) {
 	for _, p := range o.Problems {
 		r.Problems = append(r.Problems, p.Text)
 	}
+	r.Problems = append(r.Problems, d.empty(o, b.cfg.SettleAbove)...)
 	if err := b.seen.err; err != nil && !errors.Is(err, context.Canceled) {
 		r.Problems = append(r.Problems, "the chain cannot be asked, payments wait: "+strings.ReplaceAll(err.Error(), "\n", "; "))
 	}

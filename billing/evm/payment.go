@@ -122,13 +122,19 @@ func NewPayments(c *Client, s Signer, j Journal, cfg PaymentConfig) *Payments {
 	return &Payments{client: c, signer: s, journal: j, cfg: cfg}
 }
 
+// FeeLimit is MaxFee or its default.
+func (cfg *PaymentConfig) FeeLimit() *big.Int {
+	if cfg.MaxFee == nil {
+		return gwei(500)
+	}
+	return cfg.MaxFee
+}
+
 func (cfg *PaymentConfig) setDefaults() {
 	if cfg.Confirmations == 0 {
 		cfg.Confirmations = 3
 	}
-	if cfg.MaxFee == nil {
-		cfg.MaxFee = gwei(500)
-	}
+	cfg.MaxFee = cfg.FeeLimit()
 	if cfg.MinTip == nil {
 		cfg.MinTip = new(big.Int)
 	}

@@ -79,3 +79,33 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("[client]\nhops = 3\n[[listen]]\nmask=\"plain\"\n"))
 	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = Parse(b) })
 }
+
+// TestWhoNeedsAWallet: a client on a paid network, and nobody else.
+func TestWhoNeedsAWallet(t *testing.T) {
+	const paid = "[billing]\nmode = \"paid\"\nrpc = [\"http://c\"]\nearning = \"0x1\"\n"
+	const client = "[client]\nenabled = true\n[[neighbor]]\ndescriptor = \"x\"\n"
+	const relay = "[node]\nrelay = true\n[[neighbor]]\ndescriptor = \"x\"\n"
+	for name, c := range map[string]struct {
+		in string
+		ok bool
+	}{
+		"client, paid":             {client + paid, false},
+		"client and relay, paid":   {relay + "[client]\nenabled = true\n" + paid, false},
+		"client, paid, wallet":     {client + paid + "consuming = \"w\"\npassword_file = \"prompt\"\n", true},
+		"relay, paid":              {relay + paid, true},
+		"client, account":          {client + "[billing]\nmode = \"account\"\n", true},
+		"client, nobody is billed": {client, true},
+	} {
+		_, err := Parse([]byte(c.in))
+		if (err == nil) != c.ok {
+			t.Errorf("%s: %v, want ok %v", name, err, c.ok)
+		}
+		if !c.ok && err != nil {
+			for _, word := range []string{"billing.consuming", "cuttle wallet new", "send token"} { // what is missing and how to get it
+				if !strings.Contains(err.Error(), word) {
+					t.Errorf("%s: %q does not say %q", name, err, word)
+				}
+			}
+		}
+	}
+}

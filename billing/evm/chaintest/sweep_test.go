@@ -3,9 +3,11 @@ package chaintest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/big"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/ethereum/go-ethereum/core/types"
@@ -106,4 +108,33 @@ func TestSweepWaits(t *testing.T) {
 	if _, err := client.PlanSweep(context.Background(), w.Address(), to, evm.PaymentConfig{}); err != nil {
 		t.Errorf("when it is in a block: %v", err)
 	}
+}
+
+// TestEmptyWallet: what is missing is said before the first debt is due, and no
+// longer when it is there.
+func TestEmptyWallet(t *testing.T) {
+	c := startChain(t)
+	a, _, _ := pair(t, c, c.url, nil)
+	for missing, amount := range map[string]string{"no token": "at least 1152921504.606846976", "no gas": "at most 0.035"} {
+		eventually(t, missing+" is said", func() error {
+			r, err := a.book.Report(context.Background())
+			if err != nil {
+				return err
+			}
+			for _, p := range r.Problems {
+				if strings.HasPrefix(p, missing) && strings.Contains(p, a.wallet.String()) && strings.Contains(p, "chain 1337") && strings.HasSuffix(p, amount) {
+					return nil
+				}
+			}
+			return fmt.Errorf("problems are %q", r.Problems)
+		})
+	}
+	c.fund(a.wallet.Address(), ether(1), ether(1))
+	eventually(t, "nothing is missing", func() error {
+		r, err := a.book.Report(context.Background())
+		if err == nil && len(r.Problems) > 0 {
+			err = fmt.Errorf("problems are %q", r.Problems)
+		}
+		return err
+	})
 }
