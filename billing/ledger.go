@@ -118,7 +118,7 @@ func (l *ledger) prepare() error {
 		if err := tx.migrate(version); err != nil {
 			return err
 		}
-		return tx.verify()
+		return tx.check()
 	})
 }
 

@@ -43,11 +43,6 @@ func neighborsCommand(a *app) *cobra.Command {
 	return watched(a, question(a, "neighbors", "the links to other nodes", (*control.Client).Neighbors, text), "neighbors", text)
 }
 
-func ledgerCommand(a *app) *cobra.Command {
-	return watched(a, question(a, "ledger", "what is owed, what was paid, and our wallets", (*control.Client).Ledger, (*page).ledger),
-		"ledger", (*page).ledger)
-}
-
 func metricsCommand(a *app) *cobra.Command {
 	return &cobra.Command{Use: "metrics", Short: "the metrics of the control socket, as Prometheus reads them",
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -199,7 +199,7 @@ func (p *page) ledger(l control.Ledger) {
 		if a.Reason != "" {
 			state += ": " + a.Reason
 		}
-		accounts = append(accounts, cells(short(a.Node), a.Owed, a.Due, a.Spent, a.Earned, ours, theirs, equal, state))
+		accounts = append(accounts, cells(short(a.Node), a.Owed, a.Due, a.Spent, a.Earned, dash(a.SpentPerGB), ours, theirs, equal, state))
 		for _, y := range a.Payments {
 			way := "to"
 			if y.Direction == "in" {
@@ -209,7 +209,7 @@ func (p *page) ledger(l control.Ledger) {
 		}
 	}
 	p.section("WALLET\tADDRESS\tTOKEN\tGAS\tCHECKED", wallets)
-	p.section("NEIGHBOR\tWE OWE\tOWES US\tSPENT\tEARNED\tCELLS ours\tCELLS theirs\tEQUAL\tACCOUNT", accounts)
+	p.section("NEIGHBOR\tWE OWE\tOWES US\tSPENT\tEARNED\tCOST/GB\tCELLS ours\tCELLS theirs\tEQUAL\tACCOUNT", accounts)
 	p.section("PAYMENT\tAMOUNT\tSTATE\tBLOCK\tCONFIRMATIONS\tTRANSACTION", payments)
 }
 

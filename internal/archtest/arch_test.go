@@ -24,7 +24,7 @@ var update = flag.Bool("update", false, "rewrite the dependency list")
 // not exist: naming it is the decision where it stands.
 var may = map[string][]string{
 	"cmd/cuttled":               {"internal/node", "internal/config", "internal/systemd", "billing/wallet", "tun/hostnet"},
-	"cmd/cuttle":                {"internal/control", "internal/config", "internal/selftest", "internal/systemd", "billing", "billing/evm", "billing/wallet/..."},
+	"cmd/cuttle":                {"internal/control", "internal/config", "internal/selftest", "internal/systemd", "billing", "billing/evm", "billing/wallet/...", "relay/wire"},
 	"cmd/cuttle-lab":            {"internal/lab/..."},
 	"tun":                       {},
 	"tun/hostnet":               {},

@@ -206,10 +206,12 @@ type Account struct {
 	EarnedUnits string    `json:"earned_units"`
 	Earned      string    `json:"earned"` // charged to the neighbor since the beginning
 	SpentUnits  string    `json:"spent_units"`
-	Spent       string    `json:"spent"`  // charged by the neighbor since the beginning
-	State       string    `json:"state"`  // "active", "warned", "cut", "disputed"
-	Reason      string    `json:"reason"` // why it is not active, in words
-	Wallet      string    `json:"wallet"` // the neighbor's earning address, "" when unknown
+	Spent       string    `json:"spent"`         // charged by the neighbor since the beginning
+	SpentPerGB  string    `json:"spent_per_gb"`  // token for 10^9 bytes that we paid for, "" without any
+	EarnedPerGB string    `json:"earned_per_gb"` // likewise, that the neighbor paid for
+	State       string    `json:"state"`         // "active", "warned", "cut", "disputed"
+	Reason      string    `json:"reason"`        // why it is not active, in words
+	Wallet      string    `json:"wallet"`        // the neighbor's earning address, "" when unknown
 	Payments    []Payment `json:"payments"`
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"cuttle/billing"
 	"cuttle/internal/control"
+	"cuttle/relay/wire"
 )
 
 const (
@@ -68,7 +69,9 @@ func accountOf(r *billing.NeighborReport) control.Account {
 	if r.Dispute != "" && r.Standing == billing.Disputed {
 		a.Reason = r.Dispute
 	}
+	var cells [2]wire.Cells // agreed, by payer
 	for _, c := range r.Counts {
+		cells[payerOf(c.WePay)] += c.AgreedSent + c.AgreedReceived
 		payer := "they"
 		if c.WePay {
 			payer = "we"
@@ -82,6 +85,8 @@ func accountOf(r *billing.NeighborReport) control.Account {
 			a.Tallies = append(a.Tallies, t)
 		}
 	}
+	a.SpentPerGB = billing.PerGB(r.Spent, cells[billing.WePay])
+	a.EarnedPerGB = billing.PerGB(r.Earned, cells[billing.TheyPay])
 	for _, p := range r.Payments {
 		a.Payments = append(a.Payments, control.Payment{
 			Direction: "out", State: outgoing(p.State), Units: units(p.Amount), Amount: p.Amount.String(),
@@ -94,6 +99,13 @@ func accountOf(r *billing.NeighborReport) control.Account {
 		})
 	}
 	return a
+}
+
+func payerOf(wePay bool) billing.Payer {
+	if wePay {
+		return billing.WePay
+	}
+	return billing.TheyPay
 }
 
 func units(a billing.Amount) string { return strconv.FormatInt(int64(a), 10) }

@@ -1,0 +1,102 @@
+package billing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Finding is an invariant that does not hold.
+type Finding struct {
+	What string `json:"what"` // in words
+	At   string `json:"at"`   // the first row of which it is untrue
+}
+
+// invariants hold in every ledger at every moment, beside what verify checks
+// first. A query gives the first row that breaks one.
+var invariants = []struct{ what, query string }{
+	{"all accounts together do not sum to zero", "SELECT sum(amount) FROM posting HAVING sum(amount) <> 0"},
+	{"a journal entry moves nothing", "SELECT id FROM journal WHERE NOT EXISTS (SELECT 1 FROM posting WHERE journal = journal.id) LIMIT 1"},
+	{"a lot is open by more than it had", "SELECT id FROM lot WHERE open < 0 OR open > amount LIMIT 1"},
+	{"more cells are proven than agreed", "SELECT neighbor FROM total WHERE proven < 0 OR proven > cells LIMIT 1"},
+	{"a payment is in a block by a transaction that was never signed", `
+		SELECT id FROM intent WHERE tx IS NOT NULL AND NOT EXISTS (SELECT 1 FROM attempt WHERE intent = intent.id AND hash = intent.tx) LIMIT 1`},
+	{"two payments of a wallet have one nonce", "SELECT min(id) FROM intent WHERE nonce IS NOT NULL GROUP BY wallet, nonce HAVING count(*) > 1 LIMIT 1"},
+	{"a payment received was not booked as it came", `
+		SELECT hex(tx) FROM receipt WHERE amount > 0
+		AND NOT EXISTS (SELECT 1 FROM posting WHERE journal = receipt.entry AND account = 'received' AND posting.amount = receipt.amount) LIMIT 1`},
+	{"payments received do not sum to what was booked for them", `
+		SELECT d FROM (SELECT (SELECT coalesce(sum(amount), 0) FROM receipt)
+			- (SELECT coalesce(sum(p.amount), 0) FROM posting p JOIN journal j ON j.id = p.journal WHERE p.account = 'received' AND j.kind IN ('receipt', 'reversal')) AS d) WHERE d <> 0`},
+	{"payments of unknown wallets do not sum to their account", `
+		SELECT d FROM (SELECT (SELECT coalesce(sum(amount), 0) FROM receipt WHERE neighbor IS NULL)
+			+ (SELECT coalesce(sum(amount), 0) FROM posting WHERE account = 'unallocated') AS d) WHERE d <> 0`},
+	{"what a neighbor says it has paid is not what was booked", `
+		SELECT id FROM neighbor n WHERE (SELECT coalesce(sum(cum), 0) FROM promise WHERE neighbor = n.id AND dir = 1)
+			<> (SELECT coalesce(-sum(p.amount), 0) FROM posting p JOIN journal j ON j.id = p.journal WHERE p.neighbor = n.id AND p.account = 'receivable' AND j.kind = 'account') LIMIT 1`},
+	{"what a neighbor has confirmed is not what was booked as paid", `
+		SELECT id FROM neighbor n WHERE (SELECT coalesce(sum(acked), 0) FROM promise WHERE neighbor = n.id AND dir = 0)
+			<> (SELECT coalesce(sum(p.amount), 0) FROM posting p JOIN journal j ON j.id = p.journal WHERE p.neighbor = n.id AND p.account = 'transit' AND j.kind = 'settled') LIMIT 1`},
+}
+
+// findings lists what does not hold. A file that cannot be read to its end is an
+// error, not a finding.
+func (x *tx) findings() (out []Finding, err error) {
+	if err := x.verify(); err != nil {
+		out = append(out, Finding{What: err.Error()})
+	}
+	for _, v := range invariants {
+		var at string
+		found, err := x.one(v.query, nil, &at)
+		if err != nil {
+			return out, fmt.Errorf("check ledger: %w", err)
+		}
+		if found {
+			out = append(out, Finding{v.what, at})
+		}
+	}
+	return out, nil
+}
+
+// check refuses a ledger of which anything does not hold.
+func (x *tx) check() error {
+	if err := x.verify(); err != nil {
+		return err
+	}
+	switch all, err := x.findings(); {
+	case err != nil:
+		return err
+	case len(all) > 0:
+		return fmt.Errorf("ledger is damaged: %s (%s): nothing will be charged or paid from it; put back a backup", all[0].What, all[0].At)
+	}
+	return nil
+}
+
+// Verified is what Verify has looked at and found.
+type Verified struct {
+	Schema    string    `json:"ledger_schema"`
+	Neighbors int       `json:"neighbors"`
+	Entries   int       `json:"entries"` // of the journal
+	Findings  []Finding `json:"findings"`
+}
+
+// Verify checks every invariant that a ledger file can show by itself; the
+// Findings are empty if all hold. What the chain says is not asked.
+func (f *File) Verify(ctx context.Context) (v Verified, err error) {
+	v.Findings = []Finding{}
+	err = f.view(ctx, func(tx *tx) error {
+		if _, err := tx.one("SELECT value, (SELECT count(*) FROM neighbor), (SELECT count(*) FROM journal) FROM meta WHERE key = 'schema'", nil, &v.Schema, &v.Neighbors, &v.Entries); err != nil {
+			return err
+		}
+		if v.Schema != fmt.Sprint(schemaVersion()) {
+			return fmt.Errorf("schema is %s, this program checks %d: start cuttled of this version once, or use the program that wrote the file", v.Schema, schemaVersion())
+		}
+		all, err := tx.findings()
+		v.Findings = append(v.Findings, all...)
+		return err
+	})
+	if err != nil {
+		err = fmt.Errorf("ledger %s: %w", f.path, err)
+	}
+	return v, errors.Join(err)
+}
