@@ -70,8 +70,11 @@ func (x *tx) promise(p *peer, amount Amount) (int64, error) {
 	switch {
 	case err != nil:
 		return 0, err
-	case cum != acked || amount <= 0 || amount > owed:
+	case cum != acked || amount <= 0 || amount > owed || uint64(cum)+uint64(amount) >= maxCumulative: //nolint:gosec // not negative
 		return 0, errUnderWay
+	}
+	if err := x.renew(); err != nil {
+		return 0, err
 	}
 	ref := fmt.Sprintf("%d/%d", p.row, cum+int64(amount))
 	if _, err := x.book("promise", ref, posting{accPayable, p.row, amount}, posting{accTransit, p.row, -amount}); err != nil {
@@ -150,8 +153,8 @@ func (x *tx) claimed(neighbor, cum int64) (int64, error) {
 }
 
 // confirmed books that our payments up to cum have arrived. A neighbor may know
-// of more than we do when our ledger is an older copy: that counts as paid, up
-// to what we owe.
+// of more than we do when our ledger is an older copy: that counts as paid, if
+// need be ahead, since it is to our good and the neighbor's own word.
 func (x *tx) confirmed(p *peer, cum int64) error {
 	had, acked, err := x.promised(p.row, 0)
 	if err != nil || cum <= acked {
@@ -159,13 +162,6 @@ func (x *tx) confirmed(p *peer, cum int64) error {
 	}
 	if cum > had {
 		more := Amount(cum - had)
-		owed, err := x.balance(p.row, sidePayable)
-		if err != nil {
-			return err
-		}
-		if more > owed {
-			return fmt.Errorf("%w: confirms more than was owed", ErrMessage)
-		}
 		ref := strconv.FormatInt(p.row, 10) + "/" + strconv.FormatInt(cum, 10)
 		if _, err := x.book("promise", ref, posting{accPayable, p.row, more}, posting{accTransit, p.row, -more}); err != nil {
 			return err

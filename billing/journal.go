@@ -119,6 +119,9 @@ func parseInt(s string) (*big.Int, error) {
 // Sign implements evm.Journal. It returns when the bytes are on the disk.
 func (j *journal) Sign(ctx context.Context, id int64, nonce uint64, a evm.Attempt) error {
 	return j.l.update(ctx, func(tx *tx) error {
+		if err := tx.renew(); err != nil {
+			return err
+		}
 		var state evm.State
 		var had int64
 		found, err := tx.one("SELECT state, coalesce(nonce, -1) FROM intent WHERE id = ? AND wallet = ?", []any{id, j.wallet[:]}, &state, &had)

@@ -55,6 +55,8 @@ type tx struct {
 	ctx   context.Context //nolint:containedctx // lives as long as the transaction
 	l     *ledger
 	wrote bool
+	// The generation that this transaction begins, 0: none.
+	renewed uint64
 	// What refresh has read, for the rest of the program once it is durable; with,
 	// if set, publishes it together with something else.
 	balances map[*peer]balances
@@ -107,7 +109,10 @@ func (l *ledger) prepare() error {
 			if err := tx.exec("INSERT INTO meta VALUES ('schema', '1')"); err != nil {
 				return err
 			}
-			return tx.migrate("1")
+			if err := tx.migrate("1"); err != nil {
+				return err
+			}
+			return tx.newest()
 		})
 	}
 	var version string
@@ -118,7 +123,10 @@ func (l *ledger) prepare() error {
 		if err := tx.migrate(version); err != nil {
 			return err
 		}
-		return tx.check()
+		if err := tx.check(); err != nil {
+			return err
+		}
+		return tx.newest()
 	})
 }
 
@@ -181,6 +189,9 @@ func (l *ledger) transact(ctx context.Context, do func(*tx) error) error {
 		x.with(x.publish)
 	} else {
 		x.publish()
+	}
+	if x.renewed > 0 {
+		return l.fault(writeGeneration(l.path, x.renewed))
 	}
 	return nil
 }
@@ -260,7 +271,7 @@ func (l *ledger) close() error {
 	l.once.Do(func() {
 		close(l.closing)
 		<-l.ended
-		l.closed = errors.Join(l.read.Close(), l.write.Close())
+		l.closed = errors.Join(l.transact(context.Background(), (*tx).renew), l.read.Close(), l.write.Close())
 	})
 	return l.closed
 }

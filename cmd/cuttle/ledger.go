@@ -46,9 +46,13 @@ func ledgerCommand(a *app) *cobra.Command {
 	history.Flags().StringVar(&neighbor, "neighbor", "", "only entries with this neighbor")
 	positions := &cobra.Command{Use: "balances [FILE]", Short: "where the account with each neighbor stands in a ledger file, and cost per GB", Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error { return b.positions(c.Context(), args) }}
-	for _, sub := range []*cobra.Command{verify, history, positions} {
+	adopt := &cobra.Command{Use: "adopt [FILE]", Short: "have an older copy of the ledger used, when the newest is lost; what was paid since may be paid again", Args: cobra.MaximumNArgs(1)}
+	var yes bool
+	adopt.RunE = func(c *cobra.Command, args []string) error { return b.adopt(c.Context(), args, yes) }
+	adopt.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	for _, sub := range []*cobra.Command{verify, history, positions, adopt} {
 		sub.Flags().StringVar(&b.config, "config", defaultConfig, "the configuration that says where the ledger is, if no FILE is given")
-		if sub != verify {
+		if sub == history || sub == positions {
 			sub.Flags().BoolVar(&b.csv, "csv", false, "print CSV")
 		}
 		c.AddCommand(sub)
@@ -56,20 +60,53 @@ func ledgerCommand(a *app) *cobra.Command {
 	return c
 }
 
-// open opens the file named, or the daemon's.
-func (b *books) open(args []string) (*billing.File, string, error) {
-	var path string
+// where is the file named, or the daemon's.
+func (b *books) where(args []string) (string, error) {
 	if len(args) == 1 {
-		path = args[0]
-	} else {
-		cfg, err := config.LoadUnchecked(b.config)
-		if err != nil {
-			return nil, "", err
-		}
-		path = filepath.Join(cfg.Node.State, "ledger.db")
+		return args[0], nil
+	}
+	cfg, err := config.LoadUnchecked(b.config)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(cfg.Node.State, "ledger.db"), nil
+}
+
+func (b *books) open(args []string) (*billing.File, string, error) {
+	path, err := b.where(args)
+	if err != nil {
+		return nil, "", err
 	}
 	f, err := billing.OpenFile(path)
 	return f, path, err
+}
+
+func (b *books) adopt(ctx context.Context, args []string, yes bool) error {
+	path, err := b.where(args)
+	if err != nil {
+		return err
+	}
+	if d, err := control.Dial(b.a.socket); err == nil {
+		ask, cancel := context.WithTimeout(ctx, askTimeout)
+		_, err := d.Status(ask)
+		cancel()
+		if !errors.Is(err, control.ErrNotRunning) {
+			return errors.New("cuttled is running: stop it first")
+		}
+	}
+	if !yes {
+		ok, err := newAsker(b.a).yes(ctx, "What this node has paid since the copy was made will be owed, and paid, again.")
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return errors.New("not confirmed: nothing was changed")
+		}
+	}
+	if err := billing.Adopt(ctx, path); err != nil {
+		return err
+	}
+	return b.a.show(map[string]any{"schema": control.Schema, "file": path}, func(p *page) { p.line("%s will be used from the next start of cuttled on.", path) })
 }
 
 // verified is what ledger verify prints.
