@@ -161,6 +161,9 @@ func (j *journal) Mark(ctx context.Context, id int64, s evm.State, inc evm.Inclu
 		if err != nil || s.Open() {
 			return err
 		}
+		if err := tx.bookFee(id, neighbor, inc); err != nil {
+			return err
+		}
 		ref := strconv.FormatInt(id, 10)
 		a := Amount(amount)
 		if s == evm.Final {

@@ -28,6 +28,7 @@ type Report struct {
 	Credit    Amount
 	Problems  []string // in words, with what helps
 	Neighbors []NeighborReport
+	Fees      Amount // of the chain's own coin (1e-9 of it) that payments have cost
 	Unclaimed Amount // received from wallets that no neighbor is bound to
 	Commits   uint64 // ledger transactions since the start
 }
@@ -112,7 +113,7 @@ func (b *Book) Report(ctx context.Context) (Report, error) {
 		}
 		r.Neighbors = append(r.Neighbors, n)
 	}
-	err := b.ledger.read.QueryRowContext(ctx, "SELECT coalesce(sum(amount), 0) FROM receipt WHERE neighbor IS NULL").Scan(&r.Unclaimed)
+	err := b.ledger.read.QueryRowContext(ctx, "SELECT (SELECT coalesce(sum(amount), 0) FROM receipt WHERE neighbor IS NULL), (SELECT coalesce(sum(amount), 0) FROM posting WHERE account = 'fees')").Scan(&r.Unclaimed, &r.Fees)
 	return r, err
 }
 

@@ -16,6 +16,7 @@ type Finding struct {
 // first. A query gives the first row that breaks one.
 var invariants = []struct{ what, query string }{
 	{"all accounts together do not sum to zero", "SELECT sum(amount) FROM posting HAVING sum(amount) <> 0"},
+	{"fees of the chain are mixed with the token", "SELECT sum(amount) FROM posting WHERE account IN ('fees', 'coin') HAVING sum(amount) <> 0"},
 	{"a journal entry moves nothing", "SELECT id FROM journal WHERE NOT EXISTS (SELECT 1 FROM posting WHERE journal = journal.id) LIMIT 1"},
 	{"a lot is open by more than it had", "SELECT id FROM lot WHERE open < 0 OR open > amount LIMIT 1"},
 	{"more cells are proven than agreed", "SELECT neighbor FROM total WHERE proven < 0 OR proven > cells LIMIT 1"},

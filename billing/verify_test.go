@@ -137,7 +137,7 @@ func (c *clerk) pay(ctx context.Context) (string, error) {
 	to := []evm.State{evm.Sent, evm.Mined, evm.Final, evm.Reverted, evm.Superseded}[c.rng.IntN(5)]
 	inc := evm.Inclusion{}
 	if to != evm.Sent && to != evm.Superseded {
-		inc = evm.Inclusion{Tx: in.Attempts[0].Hash, Block: evm.Mark{Number: 5, Hash: evm.Hash{5}}, Confirmations: 1, Success: to != evm.Reverted}
+		inc = evm.Inclusion{Tx: in.Attempts[0].Hash, Block: evm.Mark{Number: 5, Hash: evm.Hash{5}}, Confirmations: 1, Success: to != evm.Reverted, GasUsed: 21000 + c.rng.Uint64N(50000), GasPrice: 1e9 + c.rng.Uint64N(1e9)}
 	}
 	return to.String(), c.journal.Mark(ctx, in.ID, to, inc)
 }
@@ -200,6 +200,7 @@ func TestVerifyFinds(t *testing.T) {
 		{"do not sum to zero", "UPDATE posting SET amount = amount + 1 WHERE rowid = (SELECT min(rowid) FROM posting)"},
 		{"open lots", "UPDATE lot SET open = open - 1 WHERE id = (SELECT max(id) FROM lot WHERE open > 0)"},
 		{"not the price", "UPDATE total SET cells = cells + 10000000"},
+		{"mixed with the token", "UPDATE posting SET account = 'paid' WHERE account = 'coin'"},
 		{"moves nothing", "INSERT INTO journal (at, kind, ref) VALUES (1, 'charge', 'x')"},
 		{"never signed", "UPDATE intent SET tx = x'00' WHERE state = 4"},
 		{"without its bytes", "DELETE FROM attempt"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/big"
 	"time"
 
@@ -92,7 +93,8 @@ func (c *Client) find(ctx context.Context, attempts []Attempt) (*Inclusion, erro
 			case r.TxHash != attempts[i].Hash || r.BlockNumber == nil || !r.BlockNumber.IsUint64():
 				unknown = fmt.Errorf("look for payment: %s answers for another transaction", e.name)
 			default:
-				return &Inclusion{Tx: r.TxHash, Block: Mark{r.BlockNumber.Uint64(), r.BlockHash}, Success: r.Status == types.ReceiptStatusSuccessful}, nil
+				return &Inclusion{Tx: r.TxHash, Block: Mark{r.BlockNumber.Uint64(), r.BlockHash}, Success: r.Status == types.ReceiptStatusSuccessful,
+					GasUsed: r.GasUsed, GasPrice: saturated(r.EffectiveGasPrice)}, nil
 			}
 		}
 	}
@@ -145,4 +147,15 @@ func (c *Client) send(ctx context.Context, raw []byte) error {
 		return nil
 	}
 	return failed
+}
+
+// saturated is n as 64 bits; nil, which an endpoint may leave out, is zero.
+func saturated(n *big.Int) uint64 {
+	switch {
+	case n == nil || n.Sign() <= 0:
+		return 0
+	case !n.IsUint64():
+		return math.MaxUint64
+	}
+	return n.Uint64()
 }

@@ -70,6 +70,8 @@ type Inclusion struct {
 	Block         Mark
 	Confirmations uint64 // blocks from the including one to the head, both counted
 	Success       bool
+	GasUsed       uint64
+	GasPrice      uint64 // wei per gas that was paid, EIP-1559's effective price; saturates
 }
 
 // Journal keeps payments. A method that returns nil has made its change

@@ -181,7 +181,7 @@ func (p *page) ledger(l control.Ledger) {
 		chain = fmt.Sprintf("%d, does not answer", l.ChainID)
 	}
 	p.facts([2]string{"chain", chain}, [2]string{"token", l.Token},
-		[2]string{"we owe", l.TotalOwed}, [2]string{"owed to us", l.TotalDue})
+		[2]string{"we owe", l.TotalOwed}, [2]string{"owed to us", l.TotalDue}, [2]string{"fees", dash(l.Fees)})
 	var wallets, accounts, payments []string
 	for _, w := range l.Wallets {
 		wallets = append(wallets, cells(w.Purpose, w.Address, dash(w.Token), dash(w.Gas), p.ago(w.Checked)))

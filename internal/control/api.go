@@ -237,6 +237,7 @@ type Ledger struct {
 	Problems  []Problem `json:"problems"`
 	TotalOwed string    `json:"total_owed"` // token, decimal
 	TotalDue  string    `json:"total_due"`  // token, decimal
+	Fees      string    `json:"fees"`       // of the chain's own coin that our payments have cost, decimal; "" without a chain
 }
 
 // Done is the answer to the POST verbs up, down, lock, unlock and pay.

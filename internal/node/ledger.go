@@ -56,6 +56,9 @@ func (n *Node) Ledger() control.Ledger {
 		out.Accounts = append(out.Accounts, accountOf(a))
 	}
 	out.TotalOwed, out.TotalDue = owed.String(), due.String()
+	if r.ChainID != 0 {
+		out.Fees = r.Fees.String()
+	}
 	return out
 }
 

@@ -77,6 +77,17 @@ func TestPayEachOther(t *testing.T) {
 		t.Errorf("report: balance %s, problems %q", r.TokenBalance, r.Problems)
 	}
 
+	// The gas that was spent is in the ledger, to the unit.
+	gone, err := a.client.Balances(context.Background(), a.wallet.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	spent := new(big.Int).Sub(ether(1), gone.Gas)
+	spent.Add(spent, big.NewInt(1e9-1)).Quo(spent, big.NewInt(1e9))
+	if r.Fees <= 0 || spent.Int64() != int64(r.Fees) {
+		t.Errorf("the ledger says that fees were %d gwei, the chain %s", int64(r.Fees), spent)
+	}
+
 	p.use(billing.WePay, 1, mega) // a second payment goes on from there
 	settle(t, a.book)
 	settled(t, a, b, 2)

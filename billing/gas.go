@@ -1,0 +1,45 @@
+package billing
+
+import (
+	"fmt"
+	"math/big"
+
+	"cuttle/billing/evm"
+)
+
+// Fees are in the chain's own coin, in units of 1e-9 of it (gwei), and so in two
+// accounts of their own, which no amount of the token ever touches. Each is
+// rounded up.
+const (
+	accFees = "fees" // what payments have cost, by neighbor where it is one's
+	accCoin = "coin" // minus what has left the consuming wallet for fees
+)
+
+// feeOf is a transaction's fee.
+func feeOf(inc evm.Inclusion) Amount {
+	wei := new(big.Int).Mul(new(big.Int).SetUint64(inc.GasUsed), new(big.Int).SetUint64(inc.GasPrice))
+	wei.Add(wei, big.NewInt(unitsInCoin-1)).Quo(wei, big.NewInt(unitsInCoin))
+	if !wei.IsInt64() {
+		return 0
+	}
+	return Amount(wei.Int64())
+}
+
+const unitsInCoin = 1_000_000_000 // wei in one of our units
+
+// bookFee posts what a payment's transaction has cost, once it is deep enough,
+// whether it has moved anything or not. A payment whose block left the chain
+// later, and which cost something else in another, is corrected.
+func (x *tx) bookFee(payment, neighbor int64, inc evm.Inclusion) error {
+	var had, n int64
+	if _, err := x.one(`SELECT coalesce(sum(p.amount), 0), count(*) FROM journal j JOIN posting p ON p.journal = j.id
+		WHERE j.kind = 'fee' AND j.ref LIKE ? || '/%' AND p.account = 'fees'`, []any{payment}, &had, &n); err != nil {
+		return err
+	}
+	more := feeOf(inc) - Amount(had)
+	if more == 0 || inc.GasUsed == 0 {
+		return nil
+	}
+	_, err := x.book("fee", fmt.Sprintf("%d/%d", payment, n+1), posting{accFees, neighbor, more}, posting{accCoin, 0, -more})
+	return err
+}
