@@ -244,6 +244,33 @@ func TestPackageDocs(t *testing.T) {
 	}
 }
 
+// TestDaemonLinks says what the daemon must not link, whatever its list of
+// dependencies holds: the chain itself, which is the lab's, and what only the
+// command needs.
+func TestDaemonLinks(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "./cmd/cuttled")
+	cmd.Dir = filepath.Join("..", "..")
+	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=0")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list -deps: %v", err)
+	}
+	const geth = "github.com/ethereum/go-ethereum/"
+	linked := strings.Fields(string(out))
+	if !slices.Contains(linked, geth+"ethclient") {
+		t.Fatal("the daemon does not link go-ethereum's client: the test looks in the wrong place")
+	}
+	for _, p := range linked {
+		for _, no := range []string{geth + "ethclient/simulated", geth + "eth", geth + "core/vm", geth + "core/state", geth + "node", geth + "p2p/discover",
+			"cuttle/internal/lab", "cuttle/billing/wallet/phrase", "github.com/spf13/cobra"} {
+			if p == no || strings.HasPrefix(p, no+"/") {
+				t.Errorf("%s is linked into the daemon", p)
+			}
+		}
+	}
+	t.Logf("cuttled links %d packages", len(linked))
+}
+
 // TestDependencies compares the packages linked into the two user commands
 // with the committed list, so that a new one is a decision.
 func TestDependencies(t *testing.T) {
