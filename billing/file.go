@@ -56,11 +56,24 @@ func (f *File) view(ctx context.Context, do func(*tx) error) error {
 	return errors.Join(err, ignoreDone(t.Rollback()))
 }
 
-// UnderWay counts payments from a wallet that are not final.
+// UnderWay counts transactions of a wallet that are not final: payments, and
+// calls of the hub where the file's schema has them.
 func (f *File) UnderWay(ctx context.Context, wallet evm.Address) (n int, err error) {
 	err = f.view(ctx, func(tx *tx) error {
-		_, err := tx.one("SELECT count(*) FROM intent WHERE wallet = ? AND state BETWEEN ? AND ?", []any{wallet[:], int(evm.Signed), int(evm.Mined)}, &n)
-		return err
+		for _, table := range []string{"intent", "call"} {
+			var there, open int
+			if _, err := tx.one("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?", []any{table}, &there); err != nil {
+				return err
+			}
+			if there == 0 {
+				continue
+			}
+			if _, err := tx.one("SELECT count(*) FROM "+table+" WHERE wallet = ? AND state BETWEEN ? AND ?", []any{wallet[:], int(evm.Signed), int(evm.Mined)}, &open); err != nil {
+				return err
+			}
+			n += open
+		}
+		return nil
 	})
 	return n, err
 }

@@ -25,11 +25,11 @@ type WalletBalance struct {
 
 // Balances asks the chain what our wallets hold now; ErrNoChain without one.
 func (b *Book) Balances(ctx context.Context) (chainID uint64, token string, out []WalletBalance, err error) {
-	d, ok := b.settler.(interface{ purse() *DirectConfig })
-	if !ok {
+	d := b.onChain()
+	if d == nil {
 		return 0, "", nil, ErrNoChain
 	}
-	cfg := d.purse()
+	cfg := &d.cfg
 	var consuming evm.Address
 	if cfg.Wallet != nil {
 		consuming = cfg.Wallet.Address()
@@ -38,7 +38,16 @@ func (b *Book) Balances(ctx context.Context) (chainID uint64, token string, out 
 	return cfg.Client.ChainID(), cfg.Client.Token().Hex(), out, err
 }
 
-func (d *direct) purse() *DirectConfig { return &d.cfg }
+// onChain is the part of our settler that knows the chain, nil if none does.
+func (b *Book) onChain() *direct {
+	switch s := b.settler.(type) {
+	case *direct:
+		return s
+	case interface{ chain() *direct }:
+		return s.chain()
+	}
+	return nil
+}
 
 // AskBalances asks the chain what both wallets hold; a zero address is left out.
 func AskBalances(ctx context.Context, client *evm.Client, consuming, earning evm.Address) (out []WalletBalance, err error) {

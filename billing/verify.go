@@ -13,7 +13,7 @@ type Finding struct {
 }
 
 // invariants hold in every ledger at every moment, beside what verify checks
-// first. A query gives the first row that breaks one.
+// first. A query gives the first row that breaks one. way 2 is WayAccount.
 var invariants = []struct{ what, query string }{
 	{"all accounts together do not sum to zero", "SELECT sum(amount) FROM posting HAVING sum(amount) <> 0"},
 	{"fees of the chain are mixed with the token", "SELECT sum(amount) FROM posting WHERE account IN ('fees', 'coin') HAVING sum(amount) <> 0"},
@@ -33,10 +33,10 @@ var invariants = []struct{ what, query string }{
 		SELECT d FROM (SELECT (SELECT coalesce(sum(amount), 0) FROM receipt WHERE neighbor IS NULL)
 			+ (SELECT coalesce(sum(amount), 0) FROM posting WHERE account = 'unallocated') AS d) WHERE d <> 0`},
 	{"what a neighbor says it has paid is not what was booked", `
-		SELECT id FROM neighbor n WHERE (SELECT coalesce(sum(cum), 0) FROM promise WHERE neighbor = n.id AND dir = 1)
+		SELECT id FROM neighbor n WHERE (SELECT coalesce(sum(cum), 0) FROM promise WHERE neighbor = n.id AND dir = 1 AND way = 2)
 			<> (SELECT coalesce(-sum(p.amount), 0) FROM posting p JOIN journal j ON j.id = p.journal WHERE p.neighbor = n.id AND p.account = 'receivable' AND j.kind = 'account') LIMIT 1`},
 	{"what a neighbor has confirmed is not what was booked as paid", `
-		SELECT id FROM neighbor n WHERE (SELECT coalesce(sum(acked), 0) FROM promise WHERE neighbor = n.id AND dir = 0)
+		SELECT id FROM neighbor n WHERE (SELECT coalesce(sum(acked), 0) FROM promise WHERE neighbor = n.id AND dir = 0 AND way = 2)
 			<> (SELECT coalesce(sum(p.amount), 0) FROM posting p JOIN journal j ON j.id = p.journal WHERE p.neighbor = n.id AND p.account = 'transit' AND j.kind = 'settled') LIMIT 1`},
 }
 

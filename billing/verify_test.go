@@ -85,13 +85,13 @@ func (c *clerk) step() {
 			name, err = "promise", c.update(func(tx *tx) error { _, err := tx.promise(p, Amount(1+c.rng.Int64N(owed))); return err })
 		} else {
 			name, err = "confirm", c.update(func(tx *tx) error {
-				cum, _, err := tx.promised(p.row, 0)
+				cum, err := promisedSoFar(tx, p, 0)
 				return errors.Join(err, tx.confirmed(p, cum))
 			})
 		}
 	case 8:
 		name, err = "claim", c.update(func(tx *tx) error {
-			had, _, err := tx.promised(p.row, 1)
+			had, err := promisedSoFar(tx, p, 1)
 			if err == nil {
 				_, err = tx.claimed(p.row, had+c.rng.Int64N(3000))
 			}
@@ -101,6 +101,12 @@ func (c *clerk) step() {
 	if err == nil {
 		c.done[name]++
 	}
+}
+
+// promisedSoFar is what was said to be paid by account, by us (0) or to us (1).
+func promisedSoFar(tx *tx, p *peer, dir int) (cum int64, err error) {
+	_, err = tx.one("SELECT cum FROM promise WHERE neighbor = ? AND dir = ? AND way = ?", []any{p.row, dir, int(WayAccount)}, &cum)
+	return cum, err
 }
 
 // count moves a neighbor's agreed cells up, or down as a new link may.
