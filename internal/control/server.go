@@ -105,11 +105,11 @@ func (s *Server) handler() http.Handler {
 	verb("lock", func(ctx context.Context) error { return s.node.Lock(ctx, true) })
 	verb("unlock", func(ctx context.Context) error { return s.node.Lock(ctx, false) })
 	verb("pay", s.node.Pay)
-	if h, ok := s.node.(Host); ok {
-		s.serveHost(mux, h)
-	}
 	if p, ok := s.node.(Purse); ok {
 		s.servePurse(mux, p)
+	}
+	if h, ok := s.node.(Host); ok {
+		s.serveHost(mux, h)
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, &Error{Status: http.StatusNotFound, Text: "no such call", Hint: "are cuttle and cuttled of the same version?"})
