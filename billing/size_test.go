@@ -38,6 +38,7 @@ type quiet struct{}
 func (quiet) Bill([]byte) error { return nil }
 func (quiet) Wake()             {}
 func (quiet) Close()            {}
+func (quiet) Throttle(int)      {}
 
 // BenchmarkRows opens a ledger of 10,000 entries, which checks all of it, and
 // reports on it: time, memory and size of the file.

@@ -19,6 +19,7 @@ type silent struct{}
 func (silent) Bill([]byte) error { return nil }
 func (silent) Wake()             {}
 func (silent) Close()            {}
+func (silent) Throttle(int)      {}
 
 // ledgerFile makes a ledger that knows one neighbor, and a configuration that
 // names it.
