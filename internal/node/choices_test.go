@@ -13,6 +13,7 @@ import (
 
 	"cuttle/internal/config"
 	"cuttle/internal/control"
+	"cuttle/tun/hostnet"
 )
 
 func testHold(t *testing.T) *hold {
@@ -200,4 +201,21 @@ func TestLANThatCannotBeServed(t *testing.T) {
 			t.Errorf("serving ended with %v", err)
 		}
 	})
+}
+
+// TestPortalEnds wants the portal closed when its time is over by either clock.
+func TestPortalEnds(t *testing.T) {
+	h, now := testHold(t), time.Now()
+	for _, test := range []struct {
+		wall, steady time.Duration
+		over         bool
+	}{{time.Hour, time.Hour, false}, {time.Hour, -time.Second, true}, {-time.Second, time.Hour, true}} {
+		h.portal, h.portalEnd = &hostnet.Portal{Until: now.Add(test.wall).UnixNano()}, now.Add(test.steady)
+		if got := h.portalStatus().Until == 0; got != test.over {
+			t.Errorf("with %v left by the wall and %v by the steady clock it is over: %v", test.wall, test.steady, got)
+		}
+		if moved, err := h.moved(); err != nil || moved != test.over {
+			t.Errorf("with %v and %v left the plan changes: %v (%v)", test.wall, test.steady, moved, err)
+		}
+	}
 }

@@ -56,6 +56,7 @@ type hold struct {
 	noLAN     bool            // the LAN's interface leads out: it is not served
 	excluding bool            // somebody has excluded a program
 	portal    *hostnet.Portal // open, or over
+	portalEnd time.Time       // by a clock that only goes forward
 	waiting   []request
 	rerouted  chan struct{} // closed and made anew when the router changes
 }

@@ -74,7 +74,7 @@ func (h *hold) replan(change func(hostnet.Plan) error) error {
 // the end of a portal, the last excluded program's.
 func (h *hold) moved() (bool, error) {
 	h.mu.Lock()
-	portal := h.portal
+	portal, over := h.portal, h.portalOver()
 	follows := h.lanOn() || h.let.Router != nil && len(h.let.Router.Direct) > 0
 	split, _ := h.findSplit()
 	router, noLAN := h.routerOf(), h.noLAN
@@ -87,7 +87,7 @@ func (h *hold) moved() (bool, error) {
 	if !reflect.DeepEqual(split, h.split) {
 		return true, nil // a cgroup or user has come or gone
 	}
-	if portal != nil && time.Now().UnixNano() >= portal.Until {
+	if portal != nil && over {
 		h.mu.Lock()
 		h.portal = nil
 		h.mu.Unlock()
@@ -332,7 +332,7 @@ func (n *Node) Host() control.HostStatus {
 	if h.excluding {
 		s.Split.Cgroups = append(s.Split.Cgroups, excludeGroup)
 	}
-	s.Portal = portalStatus(h.portal)
+	s.Portal = h.portalStatus()
 	if s.Router.LAN = h.routerOf(); s.Router.LAN != "" {
 		s.Router.Addresses = []string{h.cfg.Router.Address.String(), netip.PrefixFrom(h.choices.Network6.Addr().Next(), 64).String()}
 		s.Router.Devices = h.listDevices()
@@ -371,8 +371,17 @@ func (h *hold) listDevices() []control.Device {
 	return out
 }
 
-func portalStatus(p *hostnet.Portal) control.PortalStatus {
-	if p == nil || time.Now().UnixNano() >= p.Until {
+// portalOver tells whether the portal's time is over, by the clock on the wall, as
+// in the kernel's rules, or by one that nobody can set back. It wants the mutex.
+func (h *hold) portalOver() bool {
+	now := time.Now()
+	return h.portal != nil && (now.UnixNano() >= h.portal.Until || !now.Before(h.portalEnd))
+}
+
+// portalStatus wants the mutex.
+func (h *hold) portalStatus() control.PortalStatus {
+	p := h.portal
+	if p == nil || h.portalOver() {
 		return control.PortalStatus{}
 	}
 	s := control.PortalStatus{Until: time.Unix(0, p.Until).Unix()}
@@ -460,6 +469,7 @@ func (n *Node) OpenPortal(ctx context.Context, d time.Duration) (control.PortalS
 	}
 	h := n.client.hold
 	var p *hostnet.Portal
+	now := time.Now()
 	if d > 0 {
 		g, err := hostnet.MakeCgroup(portalGroup)
 		if err != nil {
@@ -469,14 +479,16 @@ func (n *Node) OpenPortal(ctx context.Context, d time.Duration) (control.PortalS
 		if err != nil {
 			return control.PortalStatus{}, err
 		}
-		p = &hostnet.Portal{Cgroup: g, Resolvers: servers, Until: time.Now().Add(d).UnixNano()}
+		p = &hostnet.Portal{Cgroup: g, Resolvers: servers, Until: now.Add(d).UnixNano()}
 	}
 	err := h.adopt(ctx, d <= 0, func() func() {
-		old := h.portal
-		h.portal = p
-		return func() { h.portal = old }
+		old, end := h.portal, h.portalEnd
+		h.portal, h.portalEnd = p, now.Add(d)
+		return func() { h.portal, h.portalEnd = old, end }
 	})
-	return portalStatus(p), err
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.portalStatus(), err
 }
 
 // SetRouter makes this machine the router of the network behind an interface.
