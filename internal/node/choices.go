@@ -120,11 +120,10 @@ type request struct {
 func (h *hold) adopt(ctx context.Context, narrows bool, set func() (back func())) error {
 	h.turn.Lock()
 	defer h.turn.Unlock()
-	h.mu.Lock()
-	if h.unread != nil {
-		defer h.mu.Unlock()
-		return &control.Error{Text: h.unread.Error(), Hint: "`cuttle up` reads it again"}
+	if err := h.readAgain(); err != nil {
+		return &control.Error{Text: err.Error(), Hint: "then say it again"}
 	}
+	h.mu.Lock()
 	r := request{done: make(chan error, 1), back: set()}
 	if narrows {
 		if err := h.choices.write(h.cfg.Node.State); err != nil {
