@@ -118,7 +118,7 @@ type Traffic struct {
 type Allowed struct {
 	Schema int      `json:"schema"`
 	TUN    string   `json:"tun"`
-	Any    bool     `json:"any"`    // this node may talk to anybody (an exit, or a neighbor known by name)
+	Any    bool     `json:"any"`    // frames to others are not judged: an exit, a neighbor known by name, LAN access, a split or a router
 	Peers  []string `json:"peers"`  // IP:port of the neighbors
 	Listen []uint16 `json:"listen"` // ports at which neighbors reach us
 }

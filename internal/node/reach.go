@@ -98,6 +98,11 @@ func (n *Node) Allowed() control.Allowed {
 	a := control.Allowed{TUN: n.cfg.Tun.Name}
 	peers := peerAddresses(n.cfg, n.links.known)
 	a.Any = peers == nil && (n.cfg.Node.Exit || len(n.links.known) > 0)
+	// What goes beside the tunnel by an operator's choice is nobody's to judge.
+	h := n.client.hold
+	h.mu.Lock()
+	a.Any = a.Any || h.let.Past != 0 || len(h.let.LAN) > 0 || h.let.Router != nil
+	h.mu.Unlock()
 	for _, p := range peers {
 		a.Peers = append(a.Peers, p.String())
 	}

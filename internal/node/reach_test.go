@@ -1,6 +1,12 @@
 package node
 
-import "testing"
+import (
+	"testing"
+
+	"cuttle/obfs"
+	"cuttle/relay/wire"
+	"cuttle/tun/hostnet"
+)
 
 func TestDeviceBytes(t *testing.T) {
 	const text = `Inter-|   Receive                                                |  Transmit
@@ -16,6 +22,25 @@ broken: x
 	}{{"cuttle0", 12345678901, 777}, {"cuttle01", 5, 6}, {"lo", 100, 100}, {"none", 0, 0}, {"broken", 0, 0}} {
 		if r, s := deviceBytes(text, c.device); r != c.received || s != c.out {
 			t.Errorf("%s: got %d, %d; want %d, %d", c.device, r, s, c.received, c.out)
+		}
+	}
+}
+
+// TestAllowedBesideTunnel wants what an operator lets through not to be taken for a
+// leak.
+func TestAllowedBesideTunnel(t *testing.T) {
+	h := testHold(t)
+	known := map[wire.NodeID]obfs.Descriptor{{1}: {Addresses: []string{"203.0.113.5:443"}}}
+	n := &Node{cfg: h.cfg, links: &neighborhood{known: known}, client: &client{hold: h}}
+	for _, test := range []struct {
+		let  hostnet.Filter
+		want bool
+	}{
+		{hostnet.Filter{}, false}, {hostnet.Filter{Past: 1}, true}, {hostnet.Filter{LAN: make([]hostnet.Attached, 1)}, true}, {hostnet.Filter{Router: &hostnet.Router{}}, true},
+	} {
+		h.let = test.let
+		if a := n.Allowed(); a.Any != test.want || len(a.Peers) != 1 {
+			t.Errorf("with %+v let through frames to others are excused: %v, want %v", test.let, a.Any, test.want)
 		}
 	}
 }
