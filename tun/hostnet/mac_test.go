@@ -113,6 +113,7 @@ type aMac struct {
 	kept       string
 	life       int // operations left; negative: no end
 	opened     bool
+	fault      string // a command that fails
 }
 
 func newMac() *aMac {
@@ -133,7 +134,11 @@ func (m *aMac) run(stdin, program string, args ...string) (string, string, error
 	if err := m.live(); err != nil {
 		return "", "", err
 	}
-	out, err := m.answer(stdin, program+" "+strings.Join(args, " "))
+	command := program + " " + strings.Join(args, " ")
+	if command == m.fault {
+		return "", "pfctl: no", errors.New("exit status 1")
+	}
+	out, err := m.answer(stdin, command)
 	return out, out, err
 }
 
@@ -285,7 +290,7 @@ func TestMacApplyRevert(t *testing.T) {
 		dir, m := t.TempDir(), newMac()
 		m.main = main
 		a, err := apply(&macKernel{host: m}, dir, p.Block())
-		if err != nil || !m.closed() || len(m.routes) != 4 {
+		if err != nil || !m.closed() || !a.Closed() || len(m.routes) != 4 {
 			t.Fatalf("%s: block gave %v and %+v", name, err, m)
 		}
 		m.open()
@@ -328,8 +333,11 @@ func TestMacMends(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		before := len(m.routes)
+		before, closed := len(m.routes), strings.HasPrefix(name, "a ") || name == "device down"
 		harm(m)
+		if got := a.Closed(); got != closed {
+			t.Errorf("%s: closed is %t, want %t", name, got, closed)
+		}
 		mended := 0
 		if err := a.mend(func(string) { mended++ }); err != nil || mended == 0 || !m.closed() || len(m.routes) != before || !m.devices["utun637"].up {
 			t.Errorf("%s: mending gave %v, %d parts mended, closed %t, %d routes", name, err, mended, m.closed(), len(m.routes))
@@ -509,5 +517,26 @@ func TestStoredArray(t *testing.T) {
 	}
 	if got := storedArray("  No such key\n", "ServerAddresses"); len(got) != 0 {
 		t.Errorf("read %q of a key that is not there", got)
+	}
+}
+
+// TestMacFaults lets each program of the system fail, and wants what else keeps
+// traffic in to be put in force.
+func TestMacFaults(t *testing.T) {
+	for _, fault := range []string{"/sbin/pfctl -s rules", "/sbin/pfctl -F states", "/sbin/pfctl -v -s Interfaces", "/sbin/pfctl -E", "/sbin/pfctl -a com.apple/000.cuttle -f -"} {
+		m := newMac()
+		m.fault = fault
+		a, err := apply(&macKernel{host: m}, t.TempDir(), macPlanOf(t, macConfig).Block())
+		if err == nil || !strings.Contains(err.Error(), strings.Fields(fault)[0]) {
+			t.Errorf("%s fails: the error is %v", fault, err)
+		}
+		if len(m.routes) != 4 || m.on == (fault == "/sbin/pfctl -E") || (m.ours == "") != strings.HasSuffix(fault, "-f -") {
+			t.Errorf("%s fails: %d routes, pf on %t, our rules %q; want all that can be", fault, len(m.routes), m.on, m.ours)
+		}
+		m.fault = ""
+		if err := a.Revert(); err != nil {
+			t.Fatal(err)
+		}
+		m.pristine(t, appleRules, false)
 	}
 }
