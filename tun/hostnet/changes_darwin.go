@@ -17,7 +17,8 @@ func routeEvents() (reported <-chan struct{}, stop func()) {
 }
 
 // watchRoutes reads a routing socket, on which the kernel tells everybody what has
-// changed, and does not look at what it says. So a message that is lost costs nothing.
+// changed. It looks at the kind of a message only, since answers to questions and
+// missed routes come there, too; when one was lost, that counts as a change.
 func watchRoutes() (<-chan struct{}, func() error, error) {
 	fd, err := routingSocket()
 	if err != nil {
@@ -32,8 +33,12 @@ func watchRoutes() (<-chan struct{}, func() error, error) {
 		defer close(ended)
 		buf := make([]byte, 1<<16)
 		for {
-			if _, err := f.Read(buf); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			n, err := f.Read(buf)
+			if err != nil && !errors.Is(err, unix.ENOBUFS) {
 				return
+			}
+			if err == nil && !changes(buf[:n]) {
+				continue
 			}
 			select {
 			case c <- struct{}{}:
@@ -46,4 +51,17 @@ func watchRoutes() (<-chan struct{}, func() error, error) {
 		<-ended
 		return err
 	}, nil
+}
+
+// changes tells whether a message of a routing socket, route(4), reports a change of
+// routes, addresses or interfaces. Its fourth byte is its type.
+func changes(message []byte) bool {
+	if len(message) < 4 {
+		return false
+	}
+	switch message[3] {
+	case unix.RTM_ADD, unix.RTM_DELETE, unix.RTM_CHANGE, unix.RTM_REDIRECT, unix.RTM_NEWADDR, unix.RTM_DELADDR, unix.RTM_IFINFO:
+		return true
+	}
+	return false
 }
