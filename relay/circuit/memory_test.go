@@ -32,11 +32,10 @@ const (
 // neighbor send more than its credit. What the relay holds stays within its budget;
 // what reads is served to the last byte; the neighbor is cut off.
 func TestMemory(t *testing.T) {
-	idle, busy, packets := 1000, 200, 400
+	idle, busy, packets, limit := 1000, 200, 400, int64(8<<20)
 	if raceEnabled {
-		idle, busy = 100, 120 // the detector costs much for each handshake
+		idle, busy, limit = 100, 60, 4<<20 // the detector costs much for each handshake
 	}
-	const limit = 8 << 20
 	synctest.Test(t, func(t *testing.T) {
 		n := newMemoryNet(t, limit)
 		build := func(client, exit int) *Circuit {

@@ -57,7 +57,10 @@ func (q *quiet) Close() error      { q.once.Do(func() { close(q.done) }); return
 // while they are idle. One more than there may be is refused, and the session goes
 // on.
 func TestManyStreams(t *testing.T) {
-	const tcp, udp = 10_000, 5_000
+	tcp, udp := 10_000, 5_000
+	if raceEnabled {
+		tcp, udp = 1000, 500
+	}
 	const most, goroutines = 32 << 10, 3 // bytes of heap and stacks of both ends, and of the far end that the test plays
 	use := func() (int, int) {
 		runtime.GC()
