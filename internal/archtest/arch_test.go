@@ -49,7 +49,7 @@ var may = map[string][]string{
 	"billing/evm/hub":           {},
 	"billing/wallet":            {},
 	"billing/wallet/phrase":     {},
-	"internal/config":           {},
+	"internal/config":           {"relay/exit"},
 	"internal/control":          {},
 	"internal/systemd":          {},
 	"internal/node":             {"tun/...", "stack", "stack/dnscache", "relay/...", "obfs/...", "billing/...", "internal/config", "internal/control", "internal/systemd"},

@@ -16,7 +16,7 @@ const maxTier = 63 // docs/protocol.md section 7
 
 // check reports the first value that cannot work, and what to write instead.
 func (c *Config) check() error {
-	for _, f := range []func() error{c.checkNode, c.checkClient, c.nameTUN, c.checkHost, c.checkRelay, c.checkBilling} {
+	for _, f := range []func() error{c.checkNode, c.checkClient, c.nameTUN, c.checkHost, c.checkRelay, c.checkExit, c.checkBilling} {
 		if err := f(); err != nil {
 			return err
 		}
@@ -113,11 +113,6 @@ func (c *Config) checkRelay() error {
 	}
 	if m := c.Relay.Memory; m != 0 && (m < 8 || m > 1<<20) {
 		return fmt.Errorf("relay.memory %d: want 0 (chosen) or 8 to 1048576 MiB", m)
-	}
-	if r := c.Exit.Resolver; r != "" {
-		if _, err := netip.ParseAddrPort(r); err != nil {
-			return fmt.Errorf("exit.resolver %q: want IP:port, for example 9.9.9.9:53", r)
-		}
 	}
 	return nil
 }

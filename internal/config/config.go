@@ -100,8 +100,17 @@ type Relay struct {
 type Exit struct {
 	Price    int            `toml:"price"`
 	Allow    []netip.Prefix `toml:"allow"`
-	Ports    []string       `toml:"ports"`
+	Policy   []string       `toml:"policy"`
 	Resolver string         `toml:"resolver"`
+}
+
+// Rules are those of the exit's policy, exit.allow in front.
+func (e *Exit) Rules() []string {
+	var out []string
+	for _, n := range e.Allow {
+		out = append(out, "allow "+n.String())
+	}
+	return append(out, e.Policy...)
 }
 
 // Billing is the [billing] table. Amounts are decimal numbers of tokens.

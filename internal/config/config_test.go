@@ -1,9 +1,12 @@
 package config
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
+
+	"cuttle/relay/exit"
 )
 
 func TestDefaultIsComplete(t *testing.T) {
@@ -34,6 +37,8 @@ func TestBadInput(t *testing.T) {
 		"listen mask":      {"[[listen]]\naddress = \"0.0.0.0:1\"\n", "mask is missing"},
 		"client no guard":  {"[client]\nenabled = true\n", "[[neighbor]]"},
 		"bad network":      {"[exit]\nallow = [\"10.0.0.0\"]\n", "line 2"},
+		"allow of public":  {"[exit]\nallow = [\"8.0.0.0/8\"]\n", "exit.policy"},
+		"policy":           {"[exit]\npolicy = [\"allow everything\"]\n", "allow tcp *:443"},
 		"resolver":         {"[exit]\nresolver = \"dns\"\n", "exit.resolver"},
 		"billing mode":     {"[billing]\nmode = \"free\"\n", "want none, account or paid"},
 		"no rpc":           {"[billing]\nmode = \"paid\"\n", "billing.rpc is empty"},
@@ -106,6 +111,27 @@ func TestWhoNeedsAWallet(t *testing.T) {
 					t.Errorf("%s: %q does not say %q", name, err, word)
 				}
 			}
+		}
+	}
+}
+
+// TestDefaultPolicy: the default file's rules keep what gets an exit blocked away
+// from it, and rules of exit.allow come first.
+func TestDefaultPolicy(t *testing.T) {
+	c, err := Parse([]byte("[exit]\nallow = [\"10.9.0.0/16\"]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := exit.ParsePolicy(c.Exit.Rules())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dst, want := range map[string]bool{
+		"8.8.8.8:443": true, "8.8.8.8:587": true, "8.8.8.8:25": false, "8.8.8.8:445": false, "8.8.8.8:137": false,
+		"10.9.0.1:80": true, "10.8.0.1:80": false, "127.0.0.1:80": false, "[2a00::1]:443": true, "[fd00::1]:443": false,
+	} {
+		if got := p.Check(exit.TCP, netip.MustParseAddrPort(dst), nil) == nil; got != want {
+			t.Errorf("%s: allowed %v, want %v", dst, got, want)
 		}
 	}
 }

@@ -68,7 +68,7 @@ func (p Plan) render(n Node, k keys) string {
 	}
 	if n.Role == RoleExit {
 		line("\n[exit]\nprice = %d\nallow = [%q, %q]", exitPrice, policyV4, policyV6)
-		line("ports = [\"1-65535\"]\nresolver = %q", netip.AddrPortFrom(webV4, dnsPort))
+		line("policy = []\nresolver = %q", netip.AddrPortFrom(webV4, dnsPort))
 	}
 	if n.Role == RoleClient {
 		line("\n[client]\nenabled = true\nup = true\nhops = %d\npool = 3\nmax_tier = %d", o.Hops, maxTier)

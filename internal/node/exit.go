@@ -29,12 +29,10 @@ func newExit(cfg *config.Config, mark func(network, address string, c syscall.Ra
 	return exit.New(exit.Config{Policy: policy, Resolvers: resolvers, Self: ownAddresses, Control: mark, Connections: flows, PerCircuit: flows / 2})
 }
 
+// exitPolicy reads the rules of the configuration; exit.allow is short for rules in
+// front of them.
 func exitPolicy(cfg *config.Config) (*exit.Policy, error) {
-	text := exit.PolicyText{Ports: cfg.Exit.Ports}
-	for _, p := range cfg.Exit.Allow {
-		text.Allow = append(text.Allow, p.String())
-	}
-	return exit.ParsePolicy(text)
+	return exit.ParsePolicy(cfg.Exit.Rules())
 }
 
 // exitResolvers returns the configured resolver, or the machine's own.

@@ -47,7 +47,7 @@ type echoConn struct {
 func (c *Circuit) OpenEcho(_ context.Context, dst netip.Addr) (net.Conn, error) {
 	e := c.exit
 	dst = dst.Unmap()
-	if err := e.cfg.Policy.CheckHost(dst, e.own()); err != nil {
+	if err := e.cfg.Policy.Check(ICMP, netip.AddrPortFrom(dst, 0), e.own()); err != nil {
 		e.counts.forbidden.Add(1)
 		return nil, err
 	}

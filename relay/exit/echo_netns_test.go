@@ -15,7 +15,7 @@ import (
 
 // TestEcho sends real echo requests over loopback, from each sort of socket.
 func TestEcho(t *testing.T) {
-	e := newExit(t, Config{Policy: policy(t, PolicyText{Allow: []string{"127.0.0.0/8", "::1/128"}})})
+	e := newExit(t, Config{Policy: policy(t, "allow 127.0.0.0/8", "allow ::1/128")})
 	open := map[string]func(*Circuit, netip.Addr) (net.Conn, error){
 		"as the exit does": func(c *Circuit, dst netip.Addr) (net.Conn, error) { return c.OpenEcho(t.Context(), dst) },
 		"raw": func(c *Circuit, dst netip.Addr) (net.Conn, error) {

@@ -10,7 +10,7 @@ import (
 // TestEchoPolicy: what the policy refuses is refused before there is a socket.
 func TestEchoPolicy(t *testing.T) {
 	e := newExit(t, Config{
-		Policy: policy(t, PolicyText{Families: []string{"ipv4"}}),
+		Policy: policy(t, "deny ipv6"),
 		Self:   func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("8.8.8.8")} },
 	})
 	for dst, want := range map[string]wire.Code{

@@ -22,6 +22,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -184,7 +185,7 @@ func (c *Circuit) Resolve(ctx context.Context, query []byte) ([]byte, error) {
 func (c *Circuit) dial(ctx context.Context, network string, dst netip.AddrPort) (net.Conn, error) {
 	e := c.exit
 	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
-	if err := e.cfg.Policy.Check(dst, e.own()); err != nil {
+	if err := e.cfg.Policy.Check(protocolOf(network), dst, e.own()); err != nil {
 		e.counts.forbidden.Add(1)
 		return nil, err
 	}
@@ -209,6 +210,14 @@ func (c *Circuit) dial(ctx context.Context, network string, dst netip.AddrPort) 
 	return conn, nil
 }
 
+// protocolOf reads net's names of networks.
+func protocolOf(network string) Protocol {
+	if strings.HasPrefix(network, "udp") {
+		return UDP
+	}
+	return TCP
+}
+
 // control runs on the socket just before it connects: the last look at the
 // address that is really dialed, and the node's mark.
 func (e *Exit) control(network, address string, raw syscall.RawConn) error {
@@ -216,7 +225,7 @@ func (e *Exit) control(network, address string, raw syscall.RawConn) error {
 	if err != nil {
 		return errForbidden
 	}
-	if err := e.cfg.Policy.Check(dst, e.own()); err != nil {
+	if err := e.cfg.Policy.Check(protocolOf(network), dst, e.own()); err != nil {
 		return err
 	}
 	if e.cfg.Control == nil {

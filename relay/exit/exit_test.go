@@ -233,7 +233,7 @@ func TestHTTP(t *testing.T) {
 func TestForbidden(t *testing.T) {
 	dst := listen(t, func(*net.TCPConn) { t.Error("a forbidden destination was connected") })
 	own := netip.MustParseAddr("198.41.0.4")
-	e := newExit(t, Config{Policy: policy(t, PolicyText{}), Self: func() []netip.Addr { return []netip.Addr{own} }})
+	e := newExit(t, Config{Policy: policy(t), Self: func() []netip.Addr { return []netip.Addr{own} }})
 	c := e.Circuit()
 	mapped := netip.AddrPortFrom(netip.AddrFrom16(dst.Addr().As16()), dst.Port())
 	for _, d := range []netip.AddrPort{dst, mapped, netip.AddrPortFrom(own, 443)} {
@@ -407,7 +407,7 @@ func TestDialTimeout(t *testing.T) {
 }
 
 func TestNewErrors(t *testing.T) {
-	p := policy(t, PolicyText{})
+	p := policy(t)
 	for _, cfg := range []Config{{}, {Policy: p}, {Policy: p, Resolvers: []netip.AddrPort{{}}}} {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("config %+v: got no error", cfg)

@@ -1,163 +1,135 @@
 package exit
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
 )
 
-// PortRange is a range of ports, both ends included.
-type PortRange struct{ First, Last uint16 }
+const (
+	maxRules  = 128
+	maxRanges = 32 // of ports in a record, docs/protocol.md section 2
+)
 
-// PolicyText is a policy as the operator writes it. The zero value is the
-// default: all ports but 25 (mail between servers), both families, no private
-// network.
-type PolicyText struct {
-	Ports    []string // "443", "6000-7000"; the only ones, for every destination
-	Allow    []string // networks that are refused by default but may be reached: "10.99.0.0/24"
-	Refuse   []string // networks refused in any case, before Allow
-	Families []string // "ipv4", "ipv6"
-}
-
-// maxRules bounds each list of a policy; a record has room for as many ranges
-// of ports (docs/protocol.md section 2).
-const maxRules = 32
-
-// Policy says which destinations an exit connects. It does not change.
+// Policy says which destinations an exit connects: rules in order, of which the
+// first that fits decides. Behind the last one public addresses are allowed and
+// internal ones, the exit's own included, are not. A rule that allows opens
+// internal addresses only if its network lies within an internal one, or is a
+// single address: "allow *:443" means public addresses. A rule that denies an IPv4
+// network is also about IPv6 addresses that embed addresses of it. A Policy does
+// not change.
 type Policy struct {
-	ports  []PortRange // ascending, apart
-	allow  []netip.Prefix
-	refuse []netip.Prefix
+	rules  []rule
+	ports  []PortRange
 	v4, v6 bool
 }
 
-// ParsePolicy reads a policy; an error names the entry that is wrong.
-func ParsePolicy(t PolicyText) (*Policy, error) {
+// ParsePolicy reads rules; an error names the one that is wrong and says what to
+// write. No rules: every public address and port.
+func ParsePolicy(rules []string) (*Policy, error) {
+	if len(rules) > maxRules {
+		return nil, fmt.Errorf("%d rules: at most %d", len(rules), maxRules)
+	}
 	p := &Policy{}
-	var err error
-	if p.ports, err = parsePorts(t.Ports); err != nil {
-		return nil, err
-	}
-	if p.allow, err = parseNetworks("allow", t.Allow); err != nil {
-		return nil, err
-	}
-	for _, n := range p.allow {
-		if n.Bits() == 0 {
-			return nil, fmt.Errorf("exit policy: allow %v: would open everything, the exit itself included; public addresses need no entry", n)
+	for _, text := range rules {
+		r, err := parseRule(text)
+		if err != nil {
+			return nil, err
 		}
+		p.rules = append(p.rules, r)
 	}
-	if p.refuse, err = parseNetworks("refuse", t.Refuse); err != nil {
-		return nil, err
-	}
-	for _, f := range t.Families {
-		switch f {
-		case "ipv4":
-			p.v4 = true
-		case "ipv6":
-			p.v6 = true
-		default:
-			return nil, fmt.Errorf("exit policy: family %q: want \"ipv4\" or \"ipv6\"", f)
-		}
-	}
-	if len(t.Families) == 0 {
-		p.v4, p.v6 = true, true
+	p.summarize()
+	if len(p.ports) > maxRanges {
+		return nil, fmt.Errorf("its ports are %d ranges, and a record has room for %d; deny fewer single ports", len(p.ports), maxRanges)
 	}
 	return p, nil
 }
 
-func parsePorts(list []string) ([]PortRange, error) {
-	if len(list) == 0 {
-		return []PortRange{{1, 24}, {26, 65535}}, nil
-	}
-	if len(list) > maxRules {
-		return nil, fmt.Errorf("exit policy: %d ranges of ports: at most %d", len(list), maxRules)
-	}
-	var ranges []PortRange
-	for _, s := range list {
-		first, last, isRange := strings.Cut(s, "-")
-		if !isRange {
-			last = first
+// summarize finds what the record says: the ports on which TCP or UDP to public
+// addresses in general is allowed, and the families in which there is one. Rules
+// about networks are not general.
+func (p *Policy) summarize() {
+	var accepted [1 << 16]bool
+	open := func(pr Protocol, v6 bool) (some bool) {
+		var decided [1 << 16]bool
+		for port := 1; port < len(decided); port++ {
+			allow := true
+			for i := range p.rules {
+				r := &p.rules[i]
+				if r.network.IsValid() || r.protocols&pr == 0 || (v6 && !r.v6) || (!v6 && !r.v4) || !r.takes(pr, uint16(port)) {
+					continue
+				}
+				allow = r.allow
+				break
+			}
+			if allow {
+				accepted[port], some = true, true
+			}
 		}
-		a, err1 := strconv.ParseUint(first, 10, 16)
-		b, err2 := strconv.ParseUint(last, 10, 16)
-		if errors.Join(err1, err2) != nil || a == 0 || a > b {
-			return nil, fmt.Errorf("exit policy: port %q: want a port from 1 to 65535, or a range like \"6000-7000\"", s)
-		}
-		ranges = append(ranges, PortRange{uint16(a), uint16(b)})
+		return some
 	}
-	slices.SortFunc(ranges, func(a, b PortRange) int { return int(a.First) - int(b.First) })
-	merged := ranges[:1]
-	for _, r := range ranges[1:] {
-		if last := &merged[len(merged)-1]; int(r.First) <= int(last.Last)+1 {
-			last.Last = max(last.Last, r.Last)
-		} else {
-			merged = append(merged, r)
+	for _, pr := range []Protocol{TCP, UDP} {
+		p.v4 = open(pr, false) || p.v4
+		p.v6 = open(pr, true) || p.v6
+	}
+	for port := 1; port < len(accepted); port++ {
+		switch {
+		case !accepted[port]:
+		case accepted[port-1]:
+			p.ports[len(p.ports)-1].Last = uint16(port)
+		default:
+			p.ports = append(p.ports, PortRange{uint16(port), uint16(port)})
 		}
 	}
-	return merged, nil
 }
 
-func parseNetworks(what string, list []string) ([]netip.Prefix, error) {
-	if len(list) > maxRules {
-		return nil, fmt.Errorf("exit policy: %d networks in %s: at most %d", len(list), what, maxRules)
-	}
-	var networks []netip.Prefix
-	for _, s := range list {
-		n, err := netip.ParsePrefix(s)
-		if err != nil {
-			return nil, fmt.Errorf("exit policy: %s %q: want a network like \"192.0.2.0/24\" or \"2001:db8::/32\"", what, s)
-		}
-		if n != n.Masked() {
-			return nil, fmt.Errorf("exit policy: %s %q: has bits behind the mask; did you mean %v?", what, s, n.Masked())
-		}
-		if n.Addr().Is4In6() {
-			return nil, fmt.Errorf("exit policy: %s %q: write the IPv4 network", what, s)
-		}
-		networks = append(networks, n)
-	}
-	return networks, nil
-}
-
-// Ports lists the ranges of ports that are accepted, ascending, at most 32.
+// Ports lists the ranges of ports on which TCP or UDP to public addresses is
+// allowed, ascending, apart, at most 32.
 func (p *Policy) Ports() []PortRange { return slices.Clone(p.ports) }
 
-// Families tells which address families the policy accepts.
+// Families tells in which address families there are such ports.
 func (p *Policy) Families() (v4, v6 bool) { return p.v4, p.v6 }
 
-// Check tells whether dst may be dialed; own are the exit's addresses. It returns
-// nil or a *session.Error: network unreachable for a family that is not offered,
-// forbidden for everything else. An IPv4 address in IPv6 form counts as IPv4.
-func (p *Policy) Check(dst netip.AddrPort, own []netip.Addr) error {
-	if err := p.CheckHost(dst.Addr(), own); err != nil {
-		return err
-	}
-	if !slices.ContainsFunc(p.ports, func(r PortRange) bool { return r.First <= dst.Port() && dst.Port() <= r.Last }) {
-		return errForbidden
-	}
-	return nil
-}
-
-// CheckHost is Check without the port, for what has none.
-func (p *Policy) CheckHost(addr netip.Addr, own []netip.Addr) error {
-	if !addr.IsValid() || addr.Zone() != "" {
+// Check tells whether dst may be reached with a protocol (one of them); own are the
+// exit's addresses. ICMP has no port. It returns nil or a *session.Error: network
+// unreachable where a rule denies the whole family, forbidden for everything else.
+// An IPv4 address in IPv6 form counts as IPv4.
+func (p *Policy) Check(protocol Protocol, dst netip.AddrPort, own []netip.Addr) error {
+	addr := dst.Addr()
+	if !addr.IsValid() || addr.Zone() != "" || protocol != ICMP && dst.Port() == 0 {
 		return errForbidden
 	}
 	addr = addr.Unmap()
-	if addr.Is4() && !p.v4 || addr.Is6() && !p.v6 {
-		return errFamily
+	embedded := embeddedIPv4(addr)
+	internal := refusedByDefault(addr) || isOwn(addr, own)
+	for i := range p.rules {
+		r := &p.rules[i]
+		fits := r.fits(protocol, addr, dst.Port())
+		if r.allow {
+			if fits && (r.named || !internal) {
+				return nil
+			}
+			continue
+		}
+		inside := r.network.IsValid() &&
+			slices.ContainsFunc(embedded, func(a netip.Addr) bool { return r.fits(protocol, a, dst.Port()) })
+		switch {
+		case fits && r.family():
+			return errFamily
+		case fits || inside:
+			return errForbidden
+		}
 	}
-	in := func(networks []netip.Prefix, addr netip.Addr) bool {
-		return slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(addr) })
-	}
-	switch {
-	case in(p.refuse, addr), slices.ContainsFunc(embeddedIPv4(addr), func(a netip.Addr) bool { return in(p.refuse, a) }):
-		return errForbidden
-	case in(p.allow, addr): // the operator knows
-	case refusedByDefault(addr) || isOwn(addr, own):
+	if internal {
 		return errForbidden
 	}
 	return nil
+}
+
+// shown tells whether one of our own addresses may be told: a public one, or one
+// of a network that is open to clients anyway.
+func (p *Policy) shown(a netip.Addr) bool {
+	return !refusedByDefault(a) || slices.ContainsFunc(p.rules, func(r rule) bool {
+		return r.allow && r.named && r.network.Contains(a)
+	})
 }

@@ -2,8 +2,11 @@ package exit
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,11 +18,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func policy(t testing.TB, text PolicyText) *Policy {
+func policy(t testing.TB, rules ...string) *Policy {
 	t.Helper()
-	p, err := ParsePolicy(text)
+	p, err := ParsePolicy(rules)
 	if err != nil {
-		t.Fatalf("policy %+v: %v", text, err)
+		t.Fatalf("policy %q: %v", rules, err)
 	}
 	return p
 }
@@ -56,130 +59,205 @@ var accepted = []string{
 	"2001:0:808:808::f7f7:f7f7", "3ffe::1",
 }
 
-func TestDefaultPolicy(t *testing.T) {
-	p := policy(t, PolicyText{})
-	for _, s := range refused {
-		codeWanted(t, s, p.Check(netip.AddrPortFrom(netip.MustParseAddr(s), 443), nil), wire.CodeForbidden)
-	}
-	for _, s := range accepted {
-		codeWanted(t, s, p.Check(netip.AddrPortFrom(netip.MustParseAddr(s), 443), nil), 0)
+func TestPolicyWithoutRules(t *testing.T) {
+	for _, p := range []*Policy{policy(t), policy(t, "allow *"), policy(t, "allow tcp *:1-65535", "allow 0.0.0.0/0", "allow ::/0", "allow 0.0.0.0/1", "allow 2002::/16")} {
+		for _, s := range refused {
+			codeWanted(t, s, p.Check(TCP, netip.AddrPortFrom(netip.MustParseAddr(s), 443), nil), wire.CodeForbidden)
+		}
+		for _, s := range accepted {
+			codeWanted(t, s, p.Check(TCP, netip.AddrPortFrom(netip.MustParseAddr(s), 443), nil), 0)
+		}
 	}
 }
 
 func TestPolicy(t *testing.T) {
 	own := []netip.Addr{netip.MustParseAddr("8.8.4.4"), netip.MustParseAddr("2a00::5"), netip.MustParseAddr("::ffff:9.9.9.9")}
+	rules := func(r ...string) []string { return r }
+	mail := rules("deny *:25")
 	tests := []struct {
-		name string
-		text PolicyText
-		dst  string
-		want wire.Code
+		name  string
+		rules []string
+		by    Protocol
+		dst   string
+		want  wire.Code
 	}{
-		{"mail", PolicyText{}, "8.8.8.8:25", wire.CodeForbidden},
-		{"port 0", PolicyText{}, "8.8.8.8:0", wire.CodeForbidden},
-		{"highest port", PolicyText{}, "8.8.8.8:65535", 0},
-		{"listed port", PolicyText{Ports: []string{"443", "80"}}, "8.8.8.8:80", 0},
-		{"port between", PolicyText{Ports: []string{"443", "80"}}, "8.8.8.8:81", wire.CodeForbidden},
-		{"end of range", PolicyText{Ports: []string{"1-100"}}, "8.8.8.8:100", 0},
-		{"behind range", PolicyText{Ports: []string{"1-100"}}, "8.8.8.8:101", wire.CodeForbidden},
-		{"allowed network", PolicyText{Allow: []string{"10.99.0.0/24"}}, "10.99.0.2:80", 0},
-		{"beside it", PolicyText{Allow: []string{"10.99.0.0/24"}}, "10.99.1.2:80", wire.CodeForbidden},
-		{"allowed, as IPv4 in IPv6", PolicyText{Allow: []string{"10.99.0.0/24"}}, "[::ffff:10.99.0.2]:80", 0},
-		{"allowed does not reach into NAT64", PolicyText{Allow: []string{"10.99.0.0/24"}}, "[64:ff9b::10.99.0.2]:80", wire.CodeForbidden},
-		{"allowed network, port not listed", PolicyText{Allow: []string{"10.99.0.0/24"}, Ports: []string{"443"}}, "10.99.0.2:80", wire.CodeForbidden},
-		{"refused network", PolicyText{Refuse: []string{"8.8.8.0/24"}}, "8.8.8.8:80", wire.CodeForbidden},
-		{"refused network behind NAT64", PolicyText{Refuse: []string{"8.8.8.0/24"}}, "[64:ff9b::8.8.8.8]:80", wire.CodeForbidden},
-		{"refused network behind 6to4", PolicyText{Refuse: []string{"8.8.8.0/24"}}, "[2002:808:808::1]:80", wire.CodeForbidden},
-		{"refused network behind NAT64, allowed", PolicyText{Allow: []string{"64:ff9b::/96"}, Refuse: []string{"8.8.8.0/24"}}, "[64:ff9b::8.8.8.8]:80", wire.CodeForbidden},
-		{"refused before allowed", PolicyText{Allow: []string{"10.0.0.0/8"}, Refuse: []string{"10.1.0.0/16"}}, "10.1.0.1:80", wire.CodeForbidden},
-		{"family not offered", PolicyText{Families: []string{"ipv4"}}, "[2a00::1]:80", wire.CodeNetworkUnreachable},
-		{"family offered", PolicyText{Families: []string{"ipv6"}}, "[2a00::1]:80", 0},
-		{"IPv4 in IPv6 is IPv4", PolicyText{Families: []string{"ipv6"}}, "[::ffff:8.8.8.8]:80", wire.CodeNetworkUnreachable},
-		{"own address", PolicyText{}, "8.8.4.4:80", wire.CodeForbidden},
-		{"own IPv6 address", PolicyText{}, "[2a00::5]:80", wire.CodeForbidden},
-		{"own, written in IPv6 form", PolicyText{}, "9.9.9.9:80", wire.CodeForbidden},
-		{"own through 6to4", PolicyText{}, "[2002:808:404::1]:80", wire.CodeForbidden},
-		{"own through NAT64", PolicyText{}, "[64:ff9b::8.8.4.4]:80", wire.CodeForbidden},
-		{"own, allowed", PolicyText{Allow: []string{"8.8.4.4/32"}}, "8.8.4.4:80", 0},
-		{"zone", PolicyText{Allow: []string{"fe80::/10"}}, "[fe80::1%eth0]:80", wire.CodeForbidden},
+		{"mail", mail, TCP, "8.8.8.8:25", wire.CodeForbidden},
+		{"mail, UDP", mail, UDP, "[2a00::1]:25", wire.CodeForbidden},
+		{"mail denied, ping", mail, ICMP, "8.8.8.8:0", 0},
+		{"port 0", mail, TCP, "8.8.8.8:0", wire.CodeForbidden},
+		{"highest port", mail, UDP, "8.8.8.8:65535", 0},
+		{"listed port", rules("allow tcp *:80,443", "deny *"), TCP, "8.8.8.8:80", 0},
+		{"listed port, other protocol", rules("allow tcp *:80,443", "deny *"), UDP, "8.8.8.8:80", wire.CodeForbidden},
+		{"port between", rules("allow *:80,443", "deny *"), TCP, "8.8.8.8:81", wire.CodeForbidden},
+		{"end of range", rules("allow *:1-100", "deny *"), TCP, "8.8.8.8:100", 0},
+		{"behind range", rules("allow *:1-100", "deny *"), TCP, "8.8.8.8:101", wire.CodeForbidden},
+		{"the first that fits", rules("deny 8.8.8.8:80", "allow 8.8.8.0/24", "deny *"), TCP, "8.8.8.8:80", wire.CodeForbidden},
+		{"the second", rules("deny 8.8.8.8:80", "allow 8.8.8.0/24", "deny *"), TCP, "8.8.8.8:81", 0},
+		{"the last", rules("deny 8.8.8.8:80", "allow 8.8.8.0/24", "deny *"), TCP, "9.8.8.8:81", wire.CodeForbidden},
+		{"no ping", rules("deny icmp *"), ICMP, "8.8.8.8:0", wire.CodeForbidden},
+		{"no ping, TCP", rules("deny icmp *"), TCP, "8.8.8.8:80", 0},
+		{"internal network", rules("allow 10.99.0.0/24"), TCP, "10.99.0.2:80", 0},
+		{"beside it", rules("allow 10.99.0.0/24"), TCP, "10.99.1.2:80", wire.CodeForbidden},
+		{"as IPv4 in IPv6", rules("allow 10.99.0.0/24"), TCP, "[::ffff:10.99.0.2]:80", 0},
+		{"does not reach into NAT64", rules("allow 10.99.0.0/24"), TCP, "[64:ff9b::10.99.0.2]:80", wire.CodeForbidden},
+		{"internal network, one port", rules("allow 10.99.0.0/24:443"), TCP, "10.99.0.2:80", wire.CodeForbidden},
+		{"internal network, one port, ping", rules("allow 10.99.0.0/24:443"), ICMP, "10.99.0.2:0", wire.CodeForbidden},
+		{"internal IPv6 network, one port", rules("allow tcp [fd77::/16]:443"), TCP, "[fd77::1]:443", 0},
+		{"wide networks mean public addresses", rules("allow 0.0.0.0/1", "allow ::/3"), TCP, "10.0.0.1:80", wire.CodeForbidden},
+		{"NAT64 means what it embeds", rules("allow 64:ff9b::/96"), TCP, "[64:ff9b::10.0.0.1]:80", wire.CodeForbidden},
+		{"one address of NAT64", rules("allow 64:ff9b::10.0.0.1"), TCP, "[64:ff9b::10.0.0.1]:80", 0},
+		{"denied network", rules("deny 8.8.8.0/24"), TCP, "8.8.8.8:80", wire.CodeForbidden},
+		{"denied network behind NAT64", rules("deny 8.8.8.0/24"), TCP, "[64:ff9b::8.8.8.8]:80", wire.CodeForbidden},
+		{"denied network behind 6to4", rules("deny 8.8.8.0/24"), TCP, "[2002:808:808::1]:80", wire.CodeForbidden},
+		{"denied before allowed", rules("deny 10.1.0.0/16", "allow 10.0.0.0/8"), TCP, "10.1.0.1:80", wire.CodeForbidden},
+		{"family denied", rules("deny ipv6"), TCP, "[2a00::1]:80", wire.CodeNetworkUnreachable},
+		{"family denied, ping", rules("deny ipv6"), ICMP, "[2a00::1]:0", wire.CodeNetworkUnreachable},
+		{"other family", rules("deny ipv4"), TCP, "[2a00::1]:80", 0},
+		{"IPv4 through NAT64 of an exit with IPv6 only", rules("deny ipv4"), TCP, "[64:ff9b::8.8.8.8]:80", 0},
+		{"IPv4 in IPv6 is IPv4", rules("deny ipv4"), TCP, "[::ffff:8.8.8.8]:80", wire.CodeNetworkUnreachable},
+		{"own address", nil, TCP, "8.8.4.4:80", wire.CodeForbidden},
+		{"own address in an allowed public network", rules("allow 8.0.0.0/8"), TCP, "8.8.4.4:80", wire.CodeForbidden},
+		{"own IPv6 address", nil, UDP, "[2a00::5]:80", wire.CodeForbidden},
+		{"own, written in IPv6 form", nil, ICMP, "9.9.9.9:0", wire.CodeForbidden},
+		{"own through 6to4", nil, TCP, "[2002:808:404::1]:80", wire.CodeForbidden},
+		{"own through NAT64", nil, TCP, "[64:ff9b::8.8.4.4]:80", wire.CodeForbidden},
+		{"own, allowed", rules("allow 8.8.4.4:80"), TCP, "8.8.4.4:80", 0},
+		{"zone", rules("allow fe80::/10"), TCP, "[fe80::1%eth0]:80", wire.CodeForbidden},
 	}
 	for _, tt := range tests {
-		codeWanted(t, tt.name, policy(t, tt.text).Check(netip.MustParseAddrPort(tt.dst), own), tt.want)
+		codeWanted(t, tt.name, policy(t, tt.rules...).Check(tt.by, netip.MustParseAddrPort(tt.dst), own), tt.want)
 	}
-	codeWanted(t, "no address", policy(t, PolicyText{}).Check(netip.AddrPort{}, nil), wire.CodeForbidden)
+	codeWanted(t, "no address", policy(t).Check(TCP, netip.AddrPort{}, nil), wire.CodeForbidden)
 }
 
-func TestPolicyPorts(t *testing.T) {
+// TestPolicySummary: what the record says, and that it is what the policy does to a
+// public address.
+func TestPolicySummary(t *testing.T) {
+	all := []PortRange{{1, 65535}}
 	tests := []struct {
-		in   []string
-		want []PortRange
+		rules  []string
+		ports  []PortRange
+		v4, v6 bool
 	}{
-		{nil, []PortRange{{1, 24}, {26, 65535}}},
-		{[]string{"443", "80"}, []PortRange{{80, 80}, {443, 443}}},
-		{[]string{"10-20", "15-30", "31", "33"}, []PortRange{{10, 31}, {33, 33}}},
-		{[]string{"1-65535", "65535"}, []PortRange{{1, 65535}}},
+		{nil, all, true, true},
+		{[]string{"deny *:25"}, []PortRange{{1, 24}, {26, 65535}}, true, true},
+		{[]string{"deny *:25", "deny *:135-139,445"}, []PortRange{{1, 24}, {26, 134}, {140, 444}, {446, 65535}}, true, true},
+		{[]string{"allow *:443,80", "deny *"}, []PortRange{{80, 80}, {443, 443}}, true, true},
+		{[]string{"allow tcp *:10-20", "allow udp *:15-30,31", "allow ipv6:33", "deny *"}, []PortRange{{10, 31}, {33, 33}}, true, true},
+		{[]string{"deny ipv6"}, all, true, false},
+		{[]string{"allow ipv6:443", "deny *"}, []PortRange{{443, 443}}, false, true},
+		{[]string{"allow icmp *", "deny *"}, nil, false, false},
+		{[]string{"deny 8.8.8.0/24:80", "allow 10.0.0.0/8:81", "deny tcp *:82"}, all, true, true},
 	}
 	for _, tt := range tests {
-		if got := policy(t, PolicyText{Ports: tt.in}).Ports(); !reflect.DeepEqual(got, tt.want) {
-			t.Errorf("ports %q: got %v, want %v", tt.in, got, tt.want)
+		p := policy(t, tt.rules...)
+		v4, v6 := p.Families()
+		if got := p.Ports(); !reflect.DeepEqual(got, tt.ports) || v4 != tt.v4 || v6 != tt.v6 {
+			t.Errorf("policy %q: got ports %v, families %v %v; want %v, %v %v", tt.rules, got, v4, v6, tt.ports, tt.v4, tt.v6)
 		}
+		agrees(t, p)
+	}
+}
+
+// agrees checks the summary of a policy against what it does to public addresses
+// that no rule names.
+func agrees(t *testing.T, p *Policy) {
+	t.Helper()
+	var any4, any6 bool
+	for port := 1; port < 1<<16; port += 1 + port/64 {
+		at := func(addr string, by Protocol) bool {
+			return p.Check(by, netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(port)), nil) == nil
+		}
+		open4, open6 := at("93.184.215.14", TCP) || at("93.184.215.14", UDP), at("2a00::1", TCP) || at("2a00::1", UDP)
+		any4, any6 = any4 || open4, any6 || open6
+		said := slices.ContainsFunc(p.Ports(), func(r PortRange) bool { return r.First <= uint16(port) && uint16(port) <= r.Last })
+		if said != (open4 || open6) {
+			t.Fatalf("rules %v, port %d: the record says %v, the policy %v and %v", p.rules, port, said, open4, open6)
+		}
+	}
+	if v4, v6 := p.Families(); any4 && !v4 || any6 && !v6 {
+		t.Errorf("rules %v: families %v %v, want %v %v", p.rules, v4, v6, any4, any6)
+	}
+}
+
+// TestRuleText: rules and how they are written back (testdata/rules.golden).
+func TestRuleText(t *testing.T) {
+	b, err := os.ReadFile("testdata/rules.golden")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	for line := range strings.Lines(string(b)) {
+		text, _, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " => ")
+		if !ok {
+			got.WriteString(line)
+			continue
+		}
+		out := ""
+		if r, err := parseRule(text); err != nil {
+			out = "error: " + strings.TrimSuffix(err.Error(), "; "+example)
+			if out == "error: "+err.Error() {
+				t.Errorf("rule %q: error %q does not say what to write", text, err)
+			}
+		} else {
+			out = r.String()
+			if again, err := parseRule(out); err != nil || !reflect.DeepEqual(again, r) {
+				t.Errorf("rule %q: written as %q it reads as %+v, %v; want %+v", text, out, again, err, r)
+			}
+		}
+		fmt.Fprintf(&got, "%s => %s\n", text, out)
+	}
+	if got.String() != string(b) {
+		t.Errorf("rules read otherwise than testdata/rules.golden says:\n%s", got.String())
 	}
 }
 
 func TestPolicyErrors(t *testing.T) {
-	tests := []struct {
-		text PolicyText
-		want string // part of the message
-	}{
-		{PolicyText{Ports: []string{"http"}}, `"http"`},
-		{PolicyText{Ports: []string{"0"}}, `"0"`},
-		{PolicyText{Ports: []string{"65536"}}, `"65536"`},
-		{PolicyText{Ports: []string{"20-10"}}, `"20-10"`},
-		{PolicyText{Ports: []string{"-10"}}, `"-10"`},
-		{PolicyText{Ports: []string{"1-2-3"}}, `"1-2-3"`},
-		{PolicyText{Ports: make([]string, 33)}, "at most 32"},
-		{PolicyText{Allow: []string{"10.0.0.1"}}, `allow "10.0.0.1"`},
-		{PolicyText{Allow: []string{"10.0.0.1/8"}}, "did you mean 10.0.0.0/8"},
-		{PolicyText{Allow: []string{"0.0.0.0/0"}}, "would open everything"},
-		{PolicyText{Allow: []string{"::/0"}}, "would open everything"},
-		{PolicyText{Allow: []string{"::ffff:10.0.0.0/104"}}, "write the IPv4 network"},
-		{PolicyText{Refuse: []string{"web.lab"}}, `refuse "web.lab"`},
-		{PolicyText{Families: []string{"inet6"}}, `"inet6"`},
+	odd := make([]string, 0, 40)
+	for port := 2; port <= 80; port += 2 {
+		odd = append(odd, fmt.Sprintf("deny *:%d", port))
 	}
-	for _, tt := range tests {
-		if _, err := ParsePolicy(tt.text); err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("policy %+v: got error %v, want one with %q", tt.text, err, tt.want)
+	for want, rules := range map[string][]string{
+		"at most 128":   make([]string, 129),
+		"room for 32":   odd,
+		`rule "x"`:      {"allow *", "x"},
+		"icmp has no p": {"allow icmp *:7"},
+	} {
+		if _, err := ParsePolicy(rules); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got error %v, want one with %q", err, want)
 		}
 	}
 }
 
-// FuzzParsePolicy: what parses keeps its promises, whatever the words.
+// FuzzParsePolicy: what parses is written back the same, and keeps its promises,
+// whatever the words.
 func FuzzParsePolicy(f *testing.F) {
-	f.Add("443,1-2", "10.99.0.0/24", "8.8.8.0/24", "ipv4")
-	f.Add("", "fd77::/16", "", "ipv4,ipv6")
-	f.Add("65535-1", "0.0.0.0/0", "x", "ipv5")
-	words := func(s string) []string {
-		if s == "" {
-			return nil
-		}
-		return strings.Split(s, ",")
-	}
-	f.Fuzz(func(t *testing.T, ports, allow, refuse, families string) {
-		p, err := ParsePolicy(PolicyText{words(ports), words(allow), words(refuse), words(families)})
+	f.Add("allow tcp *:443,1-2;deny *")
+	f.Add("allow [fd77::/16]:80;deny ipv6;allow 0.0.0.0/0")
+	f.Add("deny icmp 8.8.8.8;allow udp ipv4:65535-1")
+	f.Fuzz(func(t *testing.T, text string) {
+		p, err := ParsePolicy(strings.Split(text, ";"))
 		if err != nil {
 			return
+		}
+		named := false
+		for _, r := range p.rules {
+			again, err := parseRule(r.String())
+			if err != nil || !reflect.DeepEqual(again, r) {
+				t.Errorf("%q is written as %q and read as %+v, %v", text, r, again, err)
+			}
+			named = named || r.allow && r.named
 		}
 		last := 0
 		for _, r := range p.Ports() {
 			if int(r.First) <= last || r.Last < r.First {
-				t.Errorf("ports %q: ranges %v not ascending and apart", ports, p.Ports())
+				t.Errorf("%q: ranges %v not ascending and apart", text, p.Ports())
 			}
 			last = int(r.Last) + 1
 		}
-		if allow == "" {
-			for _, s := range refused {
-				if p.Check(netip.AddrPortFrom(netip.MustParseAddr(s), 443), nil) == nil {
-					t.Errorf("ports %q refuse %q: %s is accepted", ports, refuse, s)
-				}
+		for _, s := range refused {
+			if !named && p.Check(TCP, netip.AddrPortFrom(netip.MustParseAddr(s), 443), nil) == nil {
+				t.Errorf("%q: %s is accepted", text, s)
 			}
 		}
 	})

@@ -66,7 +66,7 @@ func closedPort(t testing.TB) netip.AddrPort {
 func newExit(t testing.TB, cfg Config) *Exit {
 	t.Helper()
 	if cfg.Policy == nil {
-		cfg.Policy = policy(t, PolicyText{Allow: []string{"127.0.0.0/8"}})
+		cfg.Policy = policy(t, "allow 127.0.0.0/8")
 	}
 	if cfg.Resolvers == nil {
 		cfg.Resolvers = []netip.AddrPort{closedPort(t)}

@@ -15,16 +15,16 @@ func TestOwnAddressesOutliveAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		list := []netip.Addr{netip.MustParseAddr("8.8.8.8")}
 		e, err := New(Config{
-			Policy: policy(t, PolicyText{}), Resolvers: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")},
+			Policy: policy(t), Resolvers: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")},
 			Self: func() []netip.Addr { return list },
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		dst := netip.MustParseAddrPort("8.8.8.8:80")
-		codeWanted(t, "own address", e.cfg.Policy.Check(dst, e.own()), wire.CodeForbidden)
+		codeWanted(t, "own address", e.cfg.Policy.Check(TCP, dst, e.own()), wire.CodeForbidden)
 		list = nil
 		time.Sleep(2 * selfAge)
-		codeWanted(t, "own address after a failure", e.cfg.Policy.Check(dst, e.own()), wire.CodeForbidden)
+		codeWanted(t, "own address after a failure", e.cfg.Policy.Check(TCP, dst, e.own()), wire.CodeForbidden)
 	})
 }

@@ -65,6 +65,24 @@ func refusedByDefault(addr netip.Addr) bool {
 	return !global6.Contains(addr) || in(special6)
 }
 
+// Internal tells whether a rule that allows n means what is refused otherwise: n
+// is a single address, or lies within a network that is not public. Networks that
+// embed IPv4 addresses say nothing about those.
+func Internal(n netip.Prefix) bool {
+	within := func(list []netip.Prefix) bool {
+		return slices.ContainsFunc(list, func(s netip.Prefix) bool { return s.Bits() <= n.Bits() && s.Contains(n.Addr()) })
+	}
+	switch {
+	case n.IsSingleIP():
+		return true
+	case n.Addr().Is4():
+		return within(special4)
+	case n.Overlaps(nat64) || n.Overlaps(sixto4) || n.Overlaps(teredo):
+		return false
+	}
+	return !n.Overlaps(global6) || within(special6)
+}
+
 // isOwn tells whether addr, or an IPv4 address it embeds, is one of the exit's.
 func isOwn(addr netip.Addr, own []netip.Addr) bool {
 	inside := embeddedIPv4(addr)

@@ -70,14 +70,3 @@ func (e *Exit) sourceOf(ctx context.Context, out netip.AddrPort) netip.Addr {
 	}
 	return a.Addr().Unmap()
 }
-
-// shown tells whether one of our own addresses may be told: a public one, or one
-// of a network that is open to clients anyway.
-func (p *Policy) shown(a netip.Addr) bool {
-	for _, n := range p.allow {
-		if n.Contains(a) {
-			return true
-		}
-	}
-	return !refusedByDefault(a)
-}

@@ -10,7 +10,7 @@ import (
 )
 
 func TestWhere(t *testing.T) {
-	e := newExit(t, Config{Policy: policy(t, PolicyText{Allow: []string{"10.99.0.0/24"}})})
+	e := newExit(t, Config{Policy: policy(t, "allow 10.99.0.0/24")})
 	for _, c := range []struct {
 		name, question string
 		kind           uint16
