@@ -35,7 +35,7 @@ func (s *Stack) ping(packet []byte, p summary) {
 		return
 	}
 	key := udpKey{src: netip.AddrPortFrom(p.src, binary.BigEndian.Uint16(request[4:])), dst: netip.AddrPortFrom(p.dst, 0)}
-	f, fresh := s.echo.get(s.ctx, key)
+	f, fresh := s.echo.get(s.ctx, key, key.dst)
 	if fresh {
 		if !s.enter() {
 			s.echo.remove(f)

@@ -90,6 +90,17 @@ type PacketConn interface {
 	Close() error // makes Read and Write return; called exactly once
 }
 
+// Peers is a PacketConn of UDP for all that a program's socket says to and hears
+// from public addresses of one family, docs/protocol.md section 6.4.
+type Peers interface {
+	PacketConn
+	// Send is Write to any peer. One that may not be reached gets nothing.
+	Send(p []byte, to netip.AddrPort) error
+	// Each calls take with each datagram and its sender until take or the flow
+	// fails; take does not keep p.
+	Each(take func(p []byte, from netip.AddrPort) error) error
+}
+
 // Dialer carries flows onward. The relay client is one; tests have one over
 // real sockets. Its methods are called by many goroutines, return soon after
 // ctx ends, and return one of the errors above where one fits.
@@ -98,7 +109,9 @@ type Dialer interface {
 	// program's handshake completes only then.
 	DialTCP(ctx context.Context, f Flow) (Conn, error)
 
-	// DialUDP returns a flow of datagrams to f.Dst.
+	// DialUDP returns a flow of datagrams to f.Dst. If it is Peers, the stack
+	// has it carry what the program's socket says to other public addresses,
+	// too, when Config.Peers says so.
 	DialUDP(ctx context.Context, f Flow) (PacketConn, error)
 
 	// DialEcho returns a flow of ICMP echo to f.Dst, which has no port. Each

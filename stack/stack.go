@@ -78,6 +78,11 @@ type Config struct {
 	Dialer Dialer       // carries the flows
 	Log    *slog.Logger // start and end, with totals; never an address
 
+	// Peers has one flow carry all that a UDP socket of a program says to public
+	// addresses, so that peers see one address of it (RFC 4787 REQ-1): the Dialer's
+	// flows are Peers then.
+	Peers bool
+
 	MTU          int // of the device, bytes; 0: Device.MTU()
 	PathMTU      int // largest UDP packet with DF that is taken, bytes; 0: 1500
 	MaxTCP       int // TCP flows at once

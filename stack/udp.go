@@ -2,6 +2,7 @@ package stack
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/netip"
 	"sync"
@@ -25,8 +26,9 @@ const (
 
 // datagram is the payload of one datagram on its way to a PacketConn.
 type datagram struct {
-	b  []byte
-	at time.Duration // since when it waits, after the table's start
+	dst netip.AddrPort
+	b   []byte
+	at  time.Duration // since when it waits, after the table's start
 }
 
 var datagrams = sync.Pool{New: func() any { return &datagram{b: make([]byte, 0, 2048)} }}
@@ -54,13 +56,17 @@ func payloadOf(pkt *netstack.PacketBuffer) *datagram {
 	return d
 }
 
-// udpKey names a UDP flow.
+// udpKey names a UDP flow; without dst it is the one for all public addresses.
 type udpKey struct{ src, dst netip.AddrPort }
+
+// public tells whether an address is one host's, anywhere on the Internet.
+func public(a netip.Addr) bool { return a.IsGlobalUnicast() && !a.IsPrivate() }
 
 // udpFlow is one UDP flow. Its goroutines are serveUDP and one reader of the
 // PacketConn.
 type udpFlow struct {
 	key    udpKey
+	first  netip.AddrPort // whom its first datagram was for
 	queue  chan *datagram
 	ctx    context.Context //nolint:containedctx // the flow's life
 	cancel context.CancelFunc
@@ -96,7 +102,7 @@ func (t *udpTable) now() time.Duration { return time.Since(t.start) }
 
 // get returns the flow called key, making it if there is none: fresh tells
 // which. A full table, or source, loses its longest idle flow.
-func (t *udpTable) get(ctx context.Context, key udpKey) (f *udpFlow, fresh bool) {
+func (t *udpTable) get(ctx context.Context, key udpKey, first netip.AddrPort) (f *udpFlow, fresh bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if f = t.flows[key]; f != nil {
@@ -109,7 +115,7 @@ func (t *udpTable) get(ctx context.Context, key udpKey) (f *udpFlow, fresh bool)
 	if len(t.flows) >= t.max {
 		t.evict(func(udpKey) bool { return true })
 	}
-	f = &udpFlow{key: key, queue: make(chan *datagram, udpQueue)}
+	f = &udpFlow{key: key, first: first, queue: make(chan *datagram, udpQueue)}
 	f.ctx, f.cancel = context.WithCancel(ctx)
 	t.touch(f)
 	t.flows[key] = f
@@ -183,7 +189,11 @@ func (s *Stack) datagram(id netstack.TransportEndpointID, pkt *netstack.PacketBu
 		s.question(NewFlow(key.src, key.dst), d)
 		return true
 	}
-	f, fresh := s.udp.get(s.ctx, key)
+	d.dst = key.dst
+	if s.cfg.Peers && public(key.dst.Addr()) {
+		key.dst = netip.AddrPort{}
+	}
+	f, fresh := s.udp.get(s.ctx, key, d.dst)
 	if fresh {
 		if !s.enter() {
 			s.udp.remove(f)
@@ -208,7 +218,7 @@ func (s *Stack) datagram(id netstack.TransportEndpointID, pkt *netstack.PacketBu
 // serveUDP dials for f and carries its datagrams until it ends.
 func (s *Stack) serveUDP(f *udpFlow) {
 	defer s.udp.remove(f)
-	flow := NewFlow(f.key.src, f.key.dst)
+	flow := NewFlow(f.key.src, f.first)
 	ctx, cancel := context.WithTimeout(f.ctx, dialTimeout)
 	conn, err := s.cfg.Dialer.DialUDP(ctx, flow)
 	cancel()
@@ -237,7 +247,12 @@ func (s *Stack) questions(f *udpFlow, flow Flow, conn PacketConn) {
 				s.link.dropped.Add(1)
 				continue
 			}
-			_, err := conn.Write(d.b)
+			var err error
+			if peers, ok := conn.(Peers); ok {
+				err = peers.Send(d.b, d.dst)
+			} else {
+				_, err = conn.Write(d.b)
+			}
 			d.release()
 			if err != nil {
 				s.refuseUDP(f, flow, err)
@@ -250,12 +265,12 @@ func (s *Stack) questions(f *udpFlow, flow Flow, conn PacketConn) {
 // answers sends what conn reads to the program.
 func (s *Stack) answers(f *udpFlow, flow Flow, conn PacketConn) {
 	defer f.cancel()
-	r, terr := s.routeBack(flow)
-	if terr != nil {
+	out := &program{s: s, f: f}
+	defer out.way.release()
+	if peers, ok := conn.(Peers); ok {
+		s.refuseUDP(f, flow, peers.Each(out.from))
 		return
 	}
-	defer r.Release()
-	out := &program{s: s, f: f, flow: flow, route: r}
 	if from, ok := conn.(io.WriterTo); ok {
 		_, err := from.WriteTo(out)
 		s.refuseUDP(f, flow, err)
@@ -269,23 +284,73 @@ func (s *Stack) answers(f *udpFlow, flow Flow, conn PacketConn) {
 			s.refuseUDP(f, flow, err)
 			return
 		}
-		_, _ = out.Write(buf[:n]) // never fails
+		if err := out.from(buf[:n], f.first); err != nil {
+			return
+		}
 	}
 }
 
-// program is the program of a flow: each Write sends it a datagram.
-type program struct {
-	s     *Stack
-	f     *udpFlow
-	flow  Flow
+// hears tells whether the program may see a datagram of a peer: whoever carries the
+// flow must not play a host of this machine's networks, or a name server.
+func (f *udpFlow) hears(from netip.AddrPort) bool {
+	if f.key.dst.IsValid() || from == f.first {
+		return from == f.first
+	}
+	return public(from.Addr()) && from.Addr().Is4() == f.first.Addr().Is4() && from.Port() != 0 && from.Port() != dnsPort
+}
+
+var errNoWay = errors.New("no route to the program")
+
+// way is gVisor's route back to a program, from the peer that spoke last.
+type way struct {
+	peer  netip.Addr
 	route *netstack.Route
 }
 
-func (p *program) Write(b []byte) (int, error) {
+func (w *way) from(s *Stack, f Flow) (*netstack.Route, bool) {
+	if w.route != nil && w.peer == f.Dst().Addr() {
+		return w.route, true
+	}
+	w.release()
+	r, err := s.routeBack(f)
+	if err != nil {
+		return nil, false
+	}
+	w.route, w.peer = r, f.Dst().Addr()
+	return r, true
+}
+
+func (w *way) release() {
+	if w.route != nil {
+		w.route.Release()
+		w.route = nil
+	}
+}
+
+// program is the program of a flow: each Write sends it a datagram of the first peer.
+type program struct {
+	s   *Stack
+	f   *udpFlow
+	way way
+}
+
+func (p *program) Write(b []byte) (int, error) { return len(b), p.from(b, p.f.first) }
+
+// from sends it a datagram of any peer.
+func (p *program) from(b []byte, peer netip.AddrPort) error {
+	if !p.f.hears(peer) {
+		p.s.link.dropped.Add(1)
+		return nil
+	}
+	flow := NewFlow(p.f.key.src, peer)
+	r, ok := p.way.from(p.s, flow)
+	if !ok {
+		return errNoWay
+	}
 	p.f.replied.Store(true)
 	p.s.udp.touch(p.f)
-	p.s.send(p.route, p.flow, b)
-	return len(b), nil
+	p.s.send(r, flow, b)
+	return nil
 }
 
 // refuseUDP tells the program that its flow failed, unless it ended by our

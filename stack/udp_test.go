@@ -23,7 +23,7 @@ func TestUDPTableEvictsLongestIdle(t *testing.T) {
 		flows := map[udpKey]*udpFlow{}
 		open := func(k udpKey) {
 			time.Sleep(time.Second) // of the bubble
-			f, fresh := table.get(t.Context(), k)
+			f, fresh := table.get(t.Context(), k, k.dst)
 			if !fresh {
 				t.Fatalf("flow %v is there already", k)
 			}
@@ -34,7 +34,7 @@ func TestUDPTableEvictsLongestIdle(t *testing.T) {
 		open(key(1, 2))
 		open(key(1, 3))
 		time.Sleep(time.Second)
-		if _, fresh := table.get(t.Context(), key(1, 1)); fresh {
+		if _, fresh := table.get(t.Context(), key(1, 1), key(1, 1).dst); fresh {
 			t.Fatal("flow is gone without a reason")
 		}
 		open(key(1, 4)) // over the source's limit: the second is the longest idle
@@ -59,7 +59,7 @@ func TestUDPTableIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := newUDPTable(4, 4)
 		life := func(replied bool, refresh time.Duration) time.Duration {
-			f, _ := table.get(context.Background(), key(1, 1))
+			f, _ := table.get(context.Background(), key(1, 1), key(1, 1).dst)
 			f.replied.Store(replied)
 			start := time.Now()
 			time.AfterFunc(refresh, func() { table.touch(f) })
@@ -96,7 +96,7 @@ func (s *sink) Write(p []byte) (int, error) {
 func TestLateDatagrams(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Stack{udp: newUDPTable(4, 4), link: &link{}}
-		f, _ := s.udp.get(t.Context(), key(1, 1))
+		f, _ := s.udp.get(t.Context(), key(1, 1), key(1, 1).dst)
 		wait := func(text string) {
 			d := datagrams.Get().(*datagram)
 			d.b, d.at = append(d.b, text...), s.udp.now()

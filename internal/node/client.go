@@ -290,7 +290,7 @@ func (c *client) carry(ctx context.Context, dev tun.Device) error {
 	if err != nil {
 		return errors.Join(err, dev.Close())
 	}
-	st, err := stack.New(stack.Config{Device: dev, Dialer: c.onward, Log: c.log})
+	st, err := stack.New(stack.Config{Device: dev, Dialer: c.onward, Log: c.log, Peers: !c.onward.isolation.destination})
 	if err != nil {
 		return errors.Join(err, dev.Close())
 	}

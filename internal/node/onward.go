@@ -55,7 +55,10 @@ type carried struct {
 	uses    int // of the circuit, by flows
 }
 
-var _ stack.Dialer = (*onward)(nil)
+var (
+	_ stack.Dialer = (*onward)(nil)
+	_ stack.Peers  = (*flow)(nil)
+)
 
 func newOnward(cl config.Client) *onward {
 	return &onward{
@@ -350,6 +353,13 @@ func (f *flow) WriteTo(w io.Writer) (int64, error) {
 	n, err := f.Flow.WriteTo(w)
 	f.failed(err)
 	return n, onwardError(err)
+}
+
+// Each gives each datagram and its sender to take; errors are those of Read, or take's.
+func (f *flow) Each(take func(p []byte, from netip.AddrPort) error) error {
+	err := f.Flow.Each(take)
+	f.failed(err)
+	return onwardError(err)
 }
 
 // Close ends the flow and its use of the circuit.

@@ -179,7 +179,7 @@ func BenchmarkDatagram(b *testing.B) {
 	m := muxOn(blackhole{make(chan struct{})}, Config{})
 	f := newFlow(m, 1)
 	m.ends[1] = f
-	packet := wire.AppendDatagram(nil, 1, false, make([]byte, 1200))
+	packet := wire.AppendDatagram(nil, 1, wire.Fragment{}, wire.Destination{}, make([]byte, 1200))
 	p := make([]byte, 2048)
 	b.SetBytes(1200)
 	b.ReportAllocs()

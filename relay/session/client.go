@@ -110,7 +110,7 @@ func (c *Client) openStream(kind wire.Kind, dst wire.Destination) (*Stream, erro
 	return s, nil
 }
 
-// DialUDP opens a flow to dst. It waits until the OPEN is on its way, not for the
+// DialUDP opens a flow to dst, and others as Flow.Send names them. It waits until the OPEN is on its way, not for the
 // exit's answer: that comes with Flow.Opened, or as an *Error of Read.
 func (c *Client) DialUDP(ctx context.Context, dst netip.AddrPort) (*Flow, error) {
 	return c.dialFlow(ctx, wire.KindUDP, dst)
@@ -130,8 +130,8 @@ func (c *Client) dialFlow(ctx context.Context, kind wire.Kind, dst netip.AddrPor
 	_, err := c.m.add(func(id wire.StreamID) end {
 		f = newFlow(c.m, id)
 		f.out.opens, f.out.announce, f.out.noted = true, true, true
-		d := wire.NewDestination(dst)
-		f.out.opening = func(b []byte) []byte { return wire.AppendOpen(b, id, kind, d) }
+		f.dst, f.peers = wire.NewDestination(dst), kind == wire.KindUDP
+		f.out.opening = func(b []byte) []byte { return wire.AppendOpen(b, id, kind, f.dst) }
 		return f
 	})
 	if err != nil {

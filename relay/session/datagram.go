@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	maxFragment = wire.SessionPacketSize - wire.DatagramOverhead
-	maxDatagram = 65535 // bytes of one datagram, fragments together
+	maxFragment = wire.SessionPacketSize - wire.DatagramOverhead // bytes of a datagram of OPEN's destination that goes in one frame
+	maxDatagram = 65535                                          // bytes of one datagram, fragments together
 
 	sendBytes = 512 << 10              // datagrams that wait to be sent, per session
 	sendAge   = 250 * time.Millisecond // those that have waited longer are dropped
@@ -23,8 +23,9 @@ const (
 // datagram is one UDP payload in a buffer of its own. It has one owner, who
 // passes it on or calls release.
 type datagram struct {
-	flow *Flow     // sending: whose it is
-	at   time.Time // sending: since when it waits
+	flow *Flow            // sending: whose it is
+	at   time.Time        // sending: since when it waits
+	peer wire.Destination // to or from whom, if it is not OPEN's destination
 	b    []byte
 }
 
@@ -37,7 +38,7 @@ func (d *datagram) release() {
 	if cap(d.b) > smallDatagram {
 		return
 	}
-	d.flow, d.b = nil, d.b[:0]
+	d.flow, d.peer, d.b = nil, wire.Destination{}, d.b[:0]
 	datagramPool.Put(d)
 }
 
@@ -149,13 +150,14 @@ func (m *mux) datagramLoop() {
 				d.release()
 				continue
 			}
-			if len(packet)+wire.DatagramOverhead+len(d.b) > wire.SessionPacketSize {
+			size := wire.DatagramOverhead + peerSize(d.peer) + len(d.b)
+			if len(packet)+size > wire.SessionPacketSize {
 				send()
 			}
-			if len(d.b) > maxFragment {
+			if size > wire.SessionPacketSize {
 				m.sendFragments(packet, d)
 			} else {
-				packet = wire.AppendDatagram(packet, d.flow.id, false, d.b)
+				packet = wire.AppendDatagram(packet, d.flow.id, wire.Fragment{}, d.peer, d.b)
 			}
 			d.release()
 		}
@@ -165,15 +167,27 @@ func (m *mux) datagramLoop() {
 
 // sendFragments sends a datagram that is larger than a packet; buf is empty.
 func (m *mux) sendFragments(buf []byte, d *datagram) {
+	f := d.flow
+	part := wire.Fragment{Part: true, Number: f.number}
+	f.number++
 	var on *attachment
-	for rest := d.b; len(rest) > 0; {
-		n := min(len(rest), maxFragment)
-		if on = m.trunk.datagram(wire.AppendDatagram(buf, d.flow.id, n < len(rest), rest[:n]), on); on == nil {
+	for rest, peer := d.b, d.peer; len(rest) > 0; part.Place++ {
+		n := min(len(rest), wire.SessionPacketSize-wire.DatagramOverhead-wire.PlaceSize-peerSize(peer))
+		part.Last = n == len(rest)
+		if on = m.trunk.datagram(wire.AppendDatagram(buf, f.id, part, peer, rest[:n]), on); on == nil {
 			m.sending.dropped.Add(1)
 			return
 		}
-		rest = rest[n:]
+		rest, peer = rest[n:], wire.Destination{}
 	}
+}
+
+// peerSize is the most that a peer takes in a frame.
+func peerSize(peer wire.Destination) int {
+	if peer.IsZero() {
+		return 0
+	}
+	return wire.MaxPeerSize
 }
 
 // forgetFragments drops half datagrams of all flows: the rest was on a carrier that
@@ -193,7 +207,6 @@ func (m *mux) forgetFragments() {
 			f.dropPartial()
 			m.lost.Add(1)
 		}
-		f.skipping = false
 		f.mu.Unlock()
 	}
 }

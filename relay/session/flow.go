@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -13,19 +14,19 @@ import (
 	"cuttle/relay/wire"
 )
 
-// assemblyAge is how long the fragments of one datagram may take to arrive;
-// they are sent in one go.
-const assemblyAge = time.Second
-
 // Flow is one UDP flow: a net.Conn of which a Read or Write is one datagram of
-// at most 65535 bytes. Both directions drop the oldest datagrams when their
-// bounded queues are full. Whoever has a Flow calls Close in the end.
-//
-// A fragment has no number in the protocol: that one was lost is noticed only if
-// the datagram gets too large or old thereby. Today's links lose none.
+// at most 65535 bytes. It is opened to one destination; a flow of UDP also has
+// datagrams for other peers and from them, which Send and Receive name. Both
+// directions drop the oldest datagrams when their bounded queues are full. A
+// datagram of which a fragment is lost or late is lost. Whoever has a Flow calls
+// Close in the end.
 type Flow struct {
-	m     *mux
-	id    wire.StreamID
+	m      *mux
+	id     wire.StreamID
+	dst    wire.Destination // of OPEN; none in some tests
+	peers  bool             // others may speak, too
+	number uint16           // of the next datagram in fragments; datagramLoop's
+
 	ready chan struct{} // closed when the exit has answered, or the flow ended
 	sent  chan struct{} // closed when the flow has been announced, or ended
 	dead  atomic.Bool   // failure is set
@@ -33,13 +34,12 @@ type Flow struct {
 	mu       sync.Mutex // guards the rest
 	readable sync.Cond
 	queue    ring
-	partial  *datagram // fragments so far
-	since    time.Time // of the first fragment
-	skipping bool      // the rest of a datagram that was given up
-	failure  error     // *Error
-	closed   bool      // Close was called: reads give net.ErrClosed
-	answered bool      // ready is closed
-	told     bool      // sent is closed
+	partial  *datagram     // fragments so far
+	awaited  wire.Fragment // the next of them
+	failure  error         // *Error
+	closed   bool          // Close was called: reads give net.ErrClosed
+	answered bool          // ready is closed
+	told     bool          // sent is closed
 	out      outgoing
 	readBy   deadline
 	onFail   func() // once, when failure is set; must not block
@@ -52,28 +52,55 @@ func newFlow(m *mux, id wire.StreamID) *Flow {
 	return f
 }
 
-// Read takes one datagram; what does not fit into p is lost, as with UDP.
+// Read takes one datagram, whoever sent it; what does not fit into p is lost, as
+// with UDP.
 func (f *Flow) Read(p []byte) (int, error) {
+	n, _, err := f.Receive(p)
+	return n, err
+}
+
+// Receive is Read, and names the sender.
+func (f *Flow) Receive(p []byte) (n int, from netip.AddrPort, err error) {
 	d, err := f.next()
 	if err != nil {
-		return 0, err
+		return 0, from, err
 	}
 	defer d.release()
-	return copy(p, d.b), nil
+	return copy(p, d.b), f.peerOf(d), nil
+}
+
+// peerOf is to or from whom a datagram is.
+func (f *Flow) peerOf(d *datagram) netip.AddrPort {
+	if d.peer.IsZero() {
+		return f.dst.Reveal()
+	}
+	return d.peer.Reveal()
 }
 
 // WriteTo gives each datagram that arrives to w with one Write, until either fails;
 // the error is never nil. Nothing is held while it waits.
 func (f *Flow) WriteTo(w io.Writer) (n int64, err error) {
+	err = f.Each(func(p []byte, _ netip.AddrPort) error {
+		k, err := w.Write(p)
+		n += int64(k)
+		return err
+	})
+	return n, err
+}
+
+// Each calls take with each datagram that arrives and its sender, until take or the
+// flow fails; the error is never nil, and take does not keep p. Nothing is held
+// while it waits.
+func (f *Flow) Each(take func(p []byte, from netip.AddrPort) error) error {
 	for {
 		d, err := f.next()
 		if err != nil {
-			return n, err
+			return err
 		}
-		k, err := w.Write(d.b)
+		err = take(d.b, f.peerOf(d))
 		d.release()
-		if n += int64(k); err != nil {
-			return n, err
+		if err != nil {
+			return err
 		}
 	}
 }
@@ -100,18 +127,37 @@ func (f *Flow) next() (*datagram, error) {
 	}
 }
 
-// Write queues one datagram of at most 65535 bytes and never waits.
+// Write queues one datagram of at most 65535 bytes for the destination that the
+// flow was opened to, and never waits.
 func (f *Flow) Write(p []byte) (int, error) {
+	if err := f.push(p, wire.Destination{}); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// Send is Write to any peer; the exit says (to nobody) whether it may have it.
+func (f *Flow) Send(p []byte, to netip.AddrPort) error {
+	if to == f.dst.Reveal() {
+		return f.push(p, wire.Destination{})
+	}
+	if !to.IsValid() || !f.peers {
+		return errPeer
+	}
+	return f.push(p, wire.NewDestination(to))
+}
+
+func (f *Flow) push(p []byte, peer wire.Destination) error {
 	if len(p) > maxDatagram {
-		return 0, errSize
+		return errSize
 	}
 	if f.dead.Load() {
-		return 0, f.Err()
+		return f.Err()
 	}
 	d := newDatagram()
-	d.flow, d.b = f, append(d.b, p...)
+	d.flow, d.peer, d.b = f, peer, append(d.b, p...)
 	f.m.sending.push(d)
-	return len(p), nil
+	return nil
 }
 
 // Opened waits until the exit has a socket for the flow; an *Error says why it
@@ -197,57 +243,84 @@ func (f *Flow) drop() {
 
 func (f *Flow) dropPartial() {
 	if f.partial != nil {
-		f.m.memory.free(cap(f.partial.b))
-		f.partial.release()
+		f.discard(f.partial)
 		f.partial = nil
 	}
 }
 
-// datagram takes a fragment; the last one makes a datagram of them.
-func (f *Flow) datagram(p []byte, more bool) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.failure != nil {
-		return nil
-	}
-	if f.partial != nil && time.Since(f.since) > assemblyAge {
-		f.dropPartial()
-		f.m.lost.Add(1)
-	}
-	if f.partial == nil && !f.skipping {
-		f.partial = newDatagram()
-		f.m.memory.hold(cap(f.partial.b))
-		if more {
-			f.since = time.Now()
-		}
-	}
-	if !f.skipping && !f.assemble(p) {
-		f.dropPartial()
-		f.m.lost.Add(1)
-		f.skipping = true // what is left of this datagram
-	}
-	if more {
-		return nil
-	}
-	if !f.skipping {
-		d := f.partial
-		f.partial = nil
-		f.deliver(d)
-	}
-	f.skipping = false
-	return nil
+// discard frees a datagram that waits for nobody.
+func (f *Flow) discard(d *datagram) {
+	f.m.memory.free(cap(d.b))
+	d.release()
 }
 
-// assemble appends a fragment; false if the datagram or the session's receive
-// buffers get too large. Called with mu held.
-func (f *Flow) assemble(p []byte) bool {
-	d := f.partial
+// begin makes room for a datagram that arrives, grow adds to it; false if it or
+// the session's receive buffers get too large. Called with mu held.
+func (f *Flow) begin(peer wire.Destination) *datagram {
+	d := newDatagram()
+	d.peer = peer
+	f.m.memory.hold(cap(d.b))
+	return d
+}
+
+func (f *Flow) grow(d *datagram, p []byte) bool {
 	if len(d.b)+len(p) > maxDatagram {
 		return false
 	}
 	before := cap(d.b)
 	d.b = append(d.b, p...)
 	return f.m.memory.hold(cap(d.b) - before)
+}
+
+// datagram takes a datagram, or a fragment; the last one makes a datagram of them.
+func (f *Flow) datagram(frame wire.SessionFrame) error {
+	peer, part := frame.Destination, frame.Fragment
+	if !peer.IsZero() && (!f.peers || peer.Reveal() == f.dst.Reveal()) {
+		return fmt.Errorf("peer of a flow that has none: %w", errProtocol)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failure != nil {
+		return nil
+	}
+	if !part.Part {
+		d := f.begin(peer)
+		if !f.grow(d, frame.Data) {
+			f.discard(d)
+			f.m.lost.Add(1)
+			return nil
+		}
+		f.deliver(d)
+		return nil
+	}
+	f.assemble(part, peer, frame.Data)
+	return nil
+}
+
+// assemble takes a fragment. What comes out of turn is lost, and the datagram with
+// it. Called with mu held.
+func (f *Flow) assemble(part wire.Fragment, peer wire.Destination, p []byte) {
+	if part.Place == 0 {
+		if f.partial != nil {
+			f.m.lost.Add(1)
+			f.dropPartial()
+		}
+		f.partial, f.awaited = f.begin(peer), part
+	}
+	if f.partial == nil || part.Number != f.awaited.Number {
+		return // of one that was given up
+	}
+	if part.Place != f.awaited.Place || !f.grow(f.partial, p) {
+		f.m.lost.Add(1)
+		f.dropPartial()
+		return
+	}
+	f.awaited.Place++
+	if part.Last {
+		d := f.partial
+		f.partial = nil
+		f.deliver(d)
+	}
 }
 
 // whenFailed sets what is called, once, when the flow fails. It must not block.

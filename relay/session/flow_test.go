@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -69,66 +70,182 @@ func datagramsBothWays(t *testing.T) {
 	}
 }
 
-// TestLostFragment loses fragments of a datagram. Those that follow arrive, and
-// one that lost its end is not joined to them once it is old.
+// TestLostFragment loses or delays fragments of a datagram: it is lost, and those
+// beside it arrive whole.
 func TestLostFragment(t *testing.T) {
-	for lost := 1; lost <= 3; lost++ {
-		t.Run(fmt.Sprintf("fragment %d of 3", lost), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				n := 0
-				o, far := socket()
-				s := connect(t, o, Config{}, func(s *session) {
-					s.up.Lose = func(c wire.Class, _ []byte) bool {
-						if c == wire.Datagram {
-							n++
-						}
-						return c == wire.Datagram && n == lost
-					}
-				})
-				f := flowTo(t, s)
-				writeAll(t, f, string(make([]byte, 2*maxFragment+10)))
-				synctest.Wait()
-				time.Sleep(2 * assemblyAge)
-				writeAll(t, f, "next")
-				synctest.Wait()
-				var got []byte
-				for len(far.out) > 0 {
-					got = <-far.out
-				}
-				if string(got) != "next" {
-					t.Errorf("after a lost fragment: last datagram has %d bytes, want the next one whole", len(got))
-				}
-			})
-		})
+	send := wire.SessionPacketSize - wire.DatagramOverhead - wire.PlaceSize
+	packets := func(id wire.StreamID, number uint16, size int) (out [][]byte) {
+		d := newDatagram()
+		d.flow, d.b = &Flow{id: id, number: number}, append(d.b, bytes.Repeat([]byte{byte(number)}, size)...)
+		muxOn(&recording{out: &out}, Config{}).sendFragments(nil, d)
+		return out
+	}
+	a, b := packets(1, 7, 2*send+10), packets(1, 8, 2*send+10)
+	whole := wire.AppendDatagram(nil, 1, wire.Fragment{}, wire.Destination{}, []byte("whole"))
+	if len(a) != 3 || len(b) != 3 {
+		t.Fatalf("%d and %d packets, want 3 and 3", len(a), len(b))
+	}
+	for name, tt := range map[string]struct {
+		packets [][]byte
+		want    string // first byte of each that arrives
+		lost    uint64
+	}{
+		"in order":                  {[][]byte{a[0], a[1], a[2], b[0], b[1], b[2]}, "\x07\x08", 0},
+		"first lost":                {[][]byte{a[1], a[2], b[0], b[1], b[2]}, "\x08", 0},
+		"middle lost":               {[][]byte{a[0], a[2], b[0], b[1], b[2]}, "\x08", 1},
+		"last lost":                 {[][]byte{a[0], a[1], b[0], b[1], b[2]}, "\x08", 1},
+		"swapped":                   {[][]byte{a[0], a[2], a[1], b[0], b[1], b[2]}, "\x08", 1},
+		"twice":                     {[][]byte{a[0], a[1], a[1], a[2]}, "", 1},
+		"one late, of the last one": {[][]byte{a[0], a[1], b[0], a[2], b[1], b[2]}, "\x08", 1},
+		"a whole one between":       {[][]byte{a[0], whole, a[1], a[2]}, "w\x07", 0},
+		"ends do not join":          {[][]byte{a[0], b[1], b[2]}, "", 0},
+	} {
+		m := muxOn(blackhole{make(chan struct{})}, Config{})
+		f := newFlow(m, 1)
+		m.ends[1] = f
+		for _, p := range tt.packets {
+			if err := m.packet(wire.Datagram, p); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+		got := ""
+		for f.queue.len() > 0 {
+			d, err := f.next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(d.b) != 2*send+10 && string(d.b) != "whole" || bytes.Count(d.b, d.b[:1]) != len(d.b) && d.b[0] != 'w' {
+				t.Errorf("%s: a datagram of %d bytes, of more than one", name, len(d.b))
+			}
+			got += string(d.b[:1])
+			d.release()
+		}
+		if lost := m.lost.Load(); got != tt.want || lost != tt.lost {
+			t.Errorf("%s: got %q and %d lost, want %q and %d", name, got, lost, tt.want, tt.lost)
+		}
+		_ = f.Close()
+		if used := m.memory.used.Load(); used != 0 {
+			t.Errorf("%s: %d bytes held, want 0", name, used)
+		}
 	}
 }
 
-// TestAssemblyIsBounded: fragments without end are dropped, and the datagram
-// after them arrives whole.
+// recording is a carrier that keeps what it is given.
+type recording struct{ out *[][]byte }
+
+func (r *recording) Send(_ byte, _ wire.Class, p []byte) error {
+	*r.out = append(*r.out, bytes.Clone(p))
+	return nil
+}
+func (r *recording) Close()                {}
+func (r *recording) Done() <-chan struct{} { return nil }
+
+// TestAssemblyIsBounded: fragments beyond the largest datagram are dropped, and the
+// datagram after them arrives whole.
 func TestAssemblyIsBounded(t *testing.T) {
 	m := muxOn(blackhole{make(chan struct{})}, Config{})
 	f := newFlow(m, 1)
 	m.ends[1] = f
-	fragment := wire.AppendDatagram(nil, 1, true, make([]byte, maxFragment))
-	for range 200 {
-		if err := m.packet(wire.Datagram, fragment); err != nil {
+	give := func(part wire.Fragment, size int) {
+		t.Helper()
+		if err := m.packet(wire.Datagram, wire.AppendDatagram(nil, 1, part, wire.Destination{}, make([]byte, size))); err != nil {
 			t.Fatal(err)
 		}
 		if used := m.memory.used.Load(); used > 200<<10 {
 			t.Fatalf("%d bytes held for one datagram", used)
 		}
 	}
-	for _, s := range []string{"end of it", "next"} {
-		if err := m.packet(wire.Datagram, wire.AppendDatagram(nil, 1, false, []byte(s))); err != nil {
-			t.Fatal(err)
+	for number := range uint16(3) {
+		for place := range uint8(wire.MaxPlace + 1) {
+			give(wire.Fragment{Part: true, Number: number, Place: place, Last: place == wire.MaxPlace}, maxFragment-wire.PlaceSize)
 		}
 	}
+	if f.queue.len() != 0 || m.lost.Load() != 3 {
+		t.Errorf("datagrams of more than %d bytes: %d arrived and %d lost, want 0 and 3", maxDatagram, f.queue.len(), m.lost.Load())
+	}
+	give(wire.Fragment{}, 4)
 	b := make([]byte, 100)
-	if n, err := f.Read(b); err != nil || string(b[:n]) != "next" {
-		t.Errorf("got %q, %v; want \"next\"", b[:n], err)
+	if n, err := f.Read(b); err != nil || n != 4 {
+		t.Errorf("got %d bytes, %v; want 4", n, err)
 	}
 	if used := m.memory.used.Load(); used != 0 {
 		t.Errorf("%d bytes held, want 0", used)
+	}
+}
+
+// manySocket is a memFlow that tells peers apart.
+type manySocket struct {
+	*memFlow
+	sent     chan netip.AddrPort
+	incoming chan netip.AddrPort
+}
+
+func (s *manySocket) Send(p []byte, to netip.AddrPort) error {
+	s.sent <- to
+	_, err := s.Write(p)
+	return err
+}
+
+func (s *manySocket) Receive(take func(p []byte, from netip.AddrPort) error) error {
+	b := make([]byte, maxDatagram)
+	for {
+		n, err := s.Read(b)
+		if err != nil {
+			return err
+		}
+		if err := take(b[:n], <-s.incoming); err != nil {
+			return err
+		}
+	}
+}
+
+// TestPeers: one flow speaks to many, whatever the size, and hears who speaks.
+func TestPeers(t *testing.T) {
+	far := &manySocket{newMemFlow(), make(chan netip.AddrPort, 1), make(chan netip.AddrPort, 1)}
+	s := connect(t, &world{udp: func(context.Context) (net.Conn, error) { return far, nil }}, Config{})
+	f := flowTo(t, s)
+	for _, text := range []string{somewhere.String(), "192.0.2.77:7", "[2001:db8::1]:65535"} {
+		peer := netip.MustParseAddrPort(text)
+		for _, n := range []int{0, 1, maxFragment - 20, maxFragment - 10, maxFragment, maxFragment + 1, 9000, maxDatagram} {
+			want := make([]byte, n)
+			_, _ = rand.NewChaCha8([32]byte{byte(n)}).Read(want)
+			if err := f.Send(want, peer); err != nil {
+				t.Fatal(err)
+			}
+			if to, got := <-far.sent, <-far.out; to != peer || !bytes.Equal(got, want) {
+				t.Errorf("%d bytes to %v: got %d to %v", n, peer, len(got), to)
+			}
+			far.incoming <- peer
+			far.in <- want
+			b := make([]byte, maxDatagram+1)
+			k, from, err := f.Receive(b)
+			if err != nil || from != peer || !bytes.Equal(b[:k], want) {
+				t.Errorf("%d bytes from %v: got %d from %v, %v", n, peer, k, from, err)
+			}
+		}
+	}
+	if err := f.Send(nil, netip.AddrPort{}); !errors.Is(err, errPeer) {
+		t.Errorf("to nobody: got %v, want an error", err)
+	}
+}
+
+// TestPeersRefused: a peer where there is none, or that needs no naming, ends the
+// session.
+func TestPeersRefused(t *testing.T) {
+	peer := func(a string) []byte {
+		return wire.AppendDatagram(nil, 1, wire.Fragment{}, wire.NewDestination(netip.MustParseAddrPort(a)), nil)
+	}
+	for name, tt := range map[string]struct {
+		kind wire.Kind
+		peer string
+	}{"echo": {wire.KindEcho, "192.0.2.77:7"}, "the same": {wire.KindUDP, "192.0.2.7:7"}} {
+		m := muxOn(blackhole{make(chan struct{})}, Config{})
+		f := newFlow(m, 1)
+		f.dst, f.peers = wire.NewDestination(netip.MustParseAddrPort("192.0.2.7:7")), tt.kind == wire.KindUDP
+		m.ends[1] = f
+		if err := m.packet(wire.Datagram, peer(tt.peer)); !errors.Is(err, errProtocol) {
+			t.Errorf("%s: got %v, want a protocol violation", name, err)
+		}
 	}
 }
 
@@ -172,7 +289,7 @@ func TestReceiveQueue(t *testing.T) {
 	m.ends[1] = f
 	const n = 5000
 	for i := range n {
-		if err := m.packet(wire.Datagram, wire.AppendDatagram(nil, 1, false, fmt.Appendf(nil, "%d", i))); err != nil {
+		if err := m.packet(wire.Datagram, wire.AppendDatagram(nil, 1, wire.Fragment{}, wire.Destination{}, fmt.Appendf(nil, "%d", i))); err != nil {
 			t.Fatal(err)
 		}
 	}

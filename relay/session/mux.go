@@ -15,7 +15,7 @@ type end interface {
 	data(p []byte) error
 	fin() error
 	credit(n uint32) error
-	datagram(p []byte, more bool) error
+	datagram(f wire.SessionFrame) error
 	// ended tells that the peer's RESET or the session's end has come.
 	ended(code wire.Code)
 
@@ -209,7 +209,7 @@ func (m *mux) frame(class wire.Class, f wire.SessionFrame) error {
 	case wire.SessionWindow:
 		err = e.credit(f.Window)
 	case wire.SessionDatagram:
-		err = e.datagram(f.Data, f.More)
+		err = e.datagram(f)
 	default:
 		err = errProtocol
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -116,7 +117,7 @@ func TestServerRefusesViolations(t *testing.T) {
 		{"fin for a flow", wire.Reliable, [][]byte{udp, wire.AppendFin(nil, 1)}, "for a flow"},
 		{"window for a flow", wire.Reliable, [][]byte{udp, wire.AppendWindow(nil, 1, 1)}, "for a flow"},
 		{"data in the datagram class", wire.Datagram, [][]byte{data(1)}, "wrong class"},
-		{"datagram in the reliable class", wire.Reliable, [][]byte{udp, wire.AppendDatagram(nil, 1, false, nil)}, "wrong class"},
+		{"datagram in the reliable class", wire.Reliable, [][]byte{udp, wire.AppendDatagram(nil, 1, wire.Fragment{}, wire.Destination{}, nil)}, "wrong class"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -161,7 +162,7 @@ func TestClientRefusesViolations(t *testing.T) {
 			}
 			class := wire.Reliable
 			if tt.packet == nil {
-				class, tt.packet = wire.Datagram, wire.AppendDatagram(nil, 1, false, nil)
+				class, tt.packet = wire.Datagram, wire.AppendDatagram(nil, 1, wire.Fragment{}, wire.Destination{}, nil)
 			}
 			var got error
 			for range 4 {
@@ -353,7 +354,14 @@ func feed(t *testing.T, m *mux, script []byte) {
 			p = wire.AppendWindow(nil, id, uint32(size)<<8+1)
 		case 7:
 			class = wire.Datagram
-			p = wire.AppendDatagram(nil, id, kind&0x80 != 0, make([]byte, size%maxFragment+1))
+			part, peer := wire.Fragment{}, wire.Destination{}
+			if kind&0x80 != 0 {
+				part = wire.Fragment{Part: true, Last: size&1 != 0, Place: byte(size>>1)%wire.MaxPlace + byte(size&1), Number: size >> 14}
+			}
+			if size&8 != 0 && part.Place == 0 {
+				peer = wire.NewDestination(netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(size)}), size))
+			}
+			p = wire.AppendDatagram(nil, id, part, peer, make([]byte, size%1200+1))
 		default: // as it comes
 			p = make([]byte, size%wire.SessionPacketSize)
 			for i := range p {

@@ -84,6 +84,7 @@ func (s *server) serveFlow(ctx context.Context, flow *Flow, kind wire.Kind, dst 
 	flow.heard = idle.touch
 	flow.mu.Unlock()
 	flow.announce()
+	packets, _ := conn.(Packets)
 
 	up := make(chan struct{})
 	go func() { // ends with the flow
@@ -93,7 +94,11 @@ func (s *server) serveFlow(ctx context.Context, flow *Flow, kind wire.Kind, dst 
 			if err != nil {
 				return
 			}
-			_, err = conn.Write(d.b)
+			if packets != nil {
+				err = packets.Send(d.b, flow.peerOf(d))
+			} else {
+				_, err = conn.Write(d.b)
+			}
 			d.release()
 			if err != nil {
 				flow.reset(CodeOf(err, wire.CodeHostUnreachable))
@@ -101,7 +106,12 @@ func (s *server) serveFlow(ctx context.Context, flow *Flow, kind wire.Kind, dst 
 			}
 		}
 	}()
-	err = copyDatagrams(replies{flow, idle}, conn)
+	back := replies{flow, idle}
+	if packets != nil {
+		err = packets.Receive(back.send)
+	} else {
+		err = copyDatagrams(back, conn)
+	}
 	flow.reset(CodeOf(err, wire.CodeEnded))
 	<-up
 }
@@ -113,9 +123,13 @@ type replies struct {
 }
 
 func (r replies) Write(p []byte) (int, error) {
+	return len(p), r.send(p, r.flow.dst.Reveal())
+}
+
+func (r replies) send(p []byte, from netip.AddrPort) error {
 	r.idle.replied.Store(true)
 	r.idle.touch()
-	return r.flow.Write(p)
+	return r.flow.Send(p, from)
 }
 
 // copyDatagrams reads from conn until it fails, a datagram at a time.

@@ -44,6 +44,7 @@ func (s *server) accept(ctx context.Context, f wire.SessionFrame) error {
 	e, err := s.m.admit(f.Stream, room, func() end {
 		if f.Kind == wire.KindUDP || f.Kind == wire.KindEcho {
 			flow := newFlow(s.m, f.Stream)
+			flow.dst, flow.peers = f.Destination, f.Kind == wire.KindUDP
 			flow.out.opening = func(b []byte) []byte { return wire.AppendOpened(b, f.Stream) }
 			flow.answered = true
 			close(flow.ready)

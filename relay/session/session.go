@@ -74,7 +74,8 @@ type Conn interface {
 // end with the stream.
 type Opener interface {
 	OpenTCP(ctx context.Context, dst netip.AddrPort) (Conn, error)
-	// OpenUDP gives a connected socket: one Read or Write is one datagram.
+	// OpenUDP gives a socket for dst: one Read or Write is one datagram. If it
+	// implements Packets, other peers can be reached and heard through it.
 	OpenUDP(ctx context.Context, dst netip.AddrPort) (net.Conn, error)
 	// OpenEcho gives a socket for ICMP echo: one Read or Write is wire.EchoHead
 	// bytes and data, docs/protocol.md section 6.3.
@@ -82,6 +83,17 @@ type Opener interface {
 	// Resolve answers one DNS message (RFC 1035 section 4). An error ends the
 	// DNS stream; a resolver's failure is not one, but an answer that says so.
 	Resolve(ctx context.Context, query []byte) ([]byte, error)
+}
+
+// Packets is a UDP socket of the exit that speaks to any number of peers of one
+// family. One goroutine sends, another receives.
+type Packets interface {
+	// Send sends one datagram. One that may not or cannot be sent is lost; an
+	// error ends the flow.
+	Send(p []byte, to netip.AddrPort) error
+	// Receive calls take with each datagram that arrives and its sender until
+	// take or the socket fails; take does not keep p.
+	Receive(take func(p []byte, from netip.AddrPort) error) error
 }
 
 // Error ends a stream: what its RESET carries. It is the same on both sides.
@@ -111,6 +123,7 @@ var (
 	errProtocol = errors.New("protocol violation")
 	errNumbers  = errors.New("stream numbers used up")
 	errSize     = errors.New("datagram too large")
+	errPeer     = errors.New("the flow has no such peer")
 	errStale    = errors.New("the session has moved to another carrier")
 )
 

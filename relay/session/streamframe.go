@@ -83,7 +83,7 @@ func (s *Stream) credit(n uint32) error {
 	return nil
 }
 
-func (s *Stream) datagram([]byte, bool) error {
+func (s *Stream) datagram(wire.SessionFrame) error {
 	return fmt.Errorf("datagram for a stream: %w", errProtocol)
 }
 

@@ -142,15 +142,19 @@ func TestFrameRefused(t *testing.T) {
 
 func TestAppendPanics(t *testing.T) {
 	for name, f := range map[string]func(){
-		"cell body":   func() { AppendCell(nil, Reliable, 1, make([]byte, BodySize-1)) },
-		"msg1":        func() { AppendCreate(nil, 1, 0, make([]byte, HopMsg1Size+1)) },
-		"msg2":        func() { AppendCreated(nil, 1, nil) },
-		"bill empty":  func() { AppendBill(nil, nil) },
-		"bill long":   func() { AppendBill(nil, make([]byte, MaxBill+1)) },
-		"pad":         func() { AppendPad(nil, MaxPad+1) },
-		"data empty":  func() { AppendData(nil, 1, nil) },
-		"data long":   func() { AppendData(nil, 1, make([]byte, SessionPacketSize)) },
-		"fragment":    func() { AppendDatagram(nil, 1, true, nil) },
+		"cell body":  func() { AppendCell(nil, Reliable, 1, make([]byte, BodySize-1)) },
+		"msg1":       func() { AppendCreate(nil, 1, 0, make([]byte, HopMsg1Size+1)) },
+		"msg2":       func() { AppendCreated(nil, 1, nil) },
+		"bill empty": func() { AppendBill(nil, nil) },
+		"bill long":  func() { AppendBill(nil, make([]byte, MaxBill+1)) },
+		"pad":        func() { AppendPad(nil, MaxPad+1) },
+		"data empty": func() { AppendData(nil, 1, nil) },
+		"data long":  func() { AppendData(nil, 1, make([]byte, SessionPacketSize)) },
+		"fragment":   func() { AppendDatagram(nil, 1, Fragment{Part: true}, Destination{}, nil) },
+		"place":      func() { AppendDatagram(nil, 1, Fragment{Place: 1}, Destination{}, []byte{1}) },
+		"late peer": func() {
+			AppendDatagram(nil, 1, Fragment{Part: true, Place: 1}, testDestination("192.0.2.1:1"), []byte{1})
+		},
 		"extend":      func() { AppendExtend(nil, NodeID{}, 0, nil) },
 		"extended":    func() { AppendExtended(nil, nil) },
 		"dns with":    func() { AppendOpen(nil, 1, KindDNS, testDestination("192.0.2.1:1")) },

@@ -63,12 +63,39 @@ type SessionFrame struct {
 	Type        SessionFrameType
 	Kind        Kind // open
 	Code        Code // reset
-	More        bool // datagram: more fragments follow
 	Stream      StreamID
 	Window      uint32      // window: bytes, not 0
-	Destination Destination // open
+	Destination Destination // open; datagram: the peer, if it is not the one of OPEN
+	Fragment    Fragment    // datagram: which part of one it is
 	Data        []byte      // data (not empty), datagram
 }
+
+// Fragment says which part of a datagram a frame carries. The zero value is all of
+// it.
+type Fragment struct {
+	Part   bool   // it is one of several
+	Last   bool   // of them
+	Place  uint8  // 0 for the first, at most MaxPlace
+	Number uint16 // of the datagram, the same in all its fragments
+}
+
+// valid tells whether there is such a fragment; a whole datagram has no place.
+func (f Fragment) valid() bool {
+	if !f.Part {
+		return f == Fragment{}
+	}
+	return f.Place <= MaxPlace && (f.Place > 0 || !f.Last)
+}
+
+// MaxPlace is the place of the last fragment that a datagram can have.
+const MaxPlace = 63
+
+// The flags of DATAGRAM, and the one in front of a fragment's place.
+const (
+	flagPart = 1 << 0
+	flagPeer = 1 << 1
+	flagLast = 1 << 7
+)
 
 const sessionHead = 1 + 4
 
@@ -121,20 +148,49 @@ func (f *SessionFrame) parse(b []byte) (int, error) {
 		}
 		return 4, nil
 	case SessionDatagram:
-		if len(b) < 1 {
-			return 0, errShort
-		}
-		if b[0] > 1 {
-			return 0, errNonZero
-		}
-		f.More = b[0] == 1
-		n, err := f.counted(b[1:])
-		if err == nil && f.More && n == 2 {
-			return 0, errRange // a fragment that adds nothing
-		}
-		return 1 + n, err
+		return f.parseDatagram(b)
 	}
 	return 0, errUnknown
+}
+
+func (f *SessionFrame) parseDatagram(b []byte) (int, error) {
+	if len(b) < 1 {
+		return 0, errShort
+	}
+	flags, n := b[0], 1
+	if flags&^(flagPart|flagPeer) != 0 {
+		return 0, errNonZero
+	}
+	if flags&flagPart != 0 {
+		if len(b) < n+PlaceSize {
+			return 0, errShort
+		}
+		place := b[n+2]
+		f.Fragment = Fragment{Part: true, Last: place&flagLast != 0, Place: place &^ flagLast, Number: binary.BigEndian.Uint16(b[n:])}
+		n += PlaceSize
+		if !f.Fragment.valid() {
+			return 0, errRange
+		}
+	}
+	if flags&flagPeer != 0 {
+		if f.Fragment.Place > 0 {
+			return 0, errNonZero // the first fragment has said it
+		}
+		peer, k, err := parseDestination(b[n:])
+		if err != nil {
+			return 0, err
+		}
+		if peer.IsZero() {
+			return 0, errRange
+		}
+		f.Destination = peer
+		n += k
+	}
+	k, err := f.counted(b[n:])
+	if err == nil && f.Fragment.Part && k == 2 {
+		return 0, errRange // a fragment that adds nothing
+	}
+	return n + k, err
 }
 
 func (f *SessionFrame) parseOpen(b []byte) (int, error) {
@@ -209,14 +265,31 @@ func AppendWindow(b []byte, id StreamID, n uint32) []byte {
 	return binary.BigEndian.AppendUint32(appendSessionHead(b, SessionWindow, id), n)
 }
 
-// AppendDatagram appends a DATAGRAM frame of DatagramOverhead + len(data) bytes.
-// data may be empty unless more fragments follow.
-func AppendDatagram(b []byte, id StreamID, more bool, data []byte) []byte {
+// AppendDatagram appends a DATAGRAM frame of DatagramOverhead + len(data) bytes, and
+// PlaceSize more for a fragment, up to MaxPeerSize more with a peer. Only the first
+// fragment may have one; data may be empty unless it is a fragment.
+func AppendDatagram(b []byte, id StreamID, part Fragment, peer Destination, data []byte) []byte {
+	if !part.valid() || part.Place > 0 && !peer.IsZero() {
+		panic("wire: append a fragment that cannot be")
+	}
 	least, flags := 0, byte(0)
-	if more {
-		least, flags = 1, 1
+	if part.Part {
+		least, flags = 1, flagPart
+	}
+	if !peer.IsZero() {
+		flags |= flagPeer
 	}
 	mustSize("datagram fragment", len(data), least, SessionPacketSize-DatagramOverhead)
 	b = append(appendSessionHead(b, SessionDatagram, id), flags)
+	if part.Part {
+		place := part.Place
+		if part.Last {
+			place |= flagLast
+		}
+		b = append(binary.BigEndian.AppendUint16(b, part.Number), place)
+	}
+	if !peer.IsZero() {
+		b = peer.appendTo(b)
+	}
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(data))), data...)
 }

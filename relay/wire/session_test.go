@@ -23,7 +23,7 @@ func reencodeSession(f SessionFrame) []byte {
 	case SessionWindow:
 		return AppendWindow(nil, f.Stream, f.Window)
 	case SessionDatagram:
-		return AppendDatagram(nil, f.Stream, f.More, f.Data)
+		return AppendDatagram(nil, f.Stream, f.Fragment, f.Destination, f.Data)
 	}
 	return nil
 }
@@ -40,8 +40,12 @@ func oneOfEachSession() (frames [][]byte, sizes []int) {
 	add(1255, AppendData(nil, 6, fill(SessionPacketSize-DataOverhead, 1)))
 	add(5, AppendFin(nil, 7))
 	add(9, AppendWindow(nil, 8, 1<<20))
-	add(8, AppendDatagram(nil, 9, false, nil))
-	add(1255, AppendDatagram(nil, 0xffffffff, true, fill(SessionPacketSize-DatagramOverhead, 1)))
+	add(8, AppendDatagram(nil, 9, Fragment{}, Destination{}, nil))
+	add(16, AppendDatagram(nil, 9, Fragment{}, testDestination("192.0.2.1:443"), fill(1, 1)))
+	add(27, AppendDatagram(nil, 9, Fragment{}, testDestination("[2001:db8::1]:443"), nil))
+	add(1255, AppendDatagram(nil, 0xffffffff, Fragment{}, Destination{}, fill(SessionPacketSize-DatagramOverhead, 1)))
+	add(12, AppendDatagram(nil, 9, Fragment{Part: true, Last: true, Place: MaxPlace, Number: 0xffff}, Destination{}, fill(1, 1)))
+	add(31, AppendDatagram(nil, 9, Fragment{Part: true, Number: 1}, testDestination("[2001:db8::1]:443"), fill(1, 1)))
 	return frames, sizes
 }
 
@@ -71,9 +75,17 @@ func TestSessionFields(t *testing.T) {
 	if want := netip.MustParseAddrPort("192.0.2.7:443"); err != nil || f.Stream != 256 || f.Kind != KindTCP || f.Destination.Reveal() != want {
 		t.Errorf("open: stream %d, %v, right destination %v, %v", f.Stream, f.Kind, f.Destination.Reveal() == want, err)
 	}
-	f, _, err = NextSessionFrame([]byte{7, 0, 0, 0, 1, 1, 0, 2, 8, 9})
-	if err != nil || !f.More || !bytes.Equal(f.Data, []byte{8, 9}) {
-		t.Errorf("datagram: more %v, data %x, %v", f.More, f.Data, err)
+	f, _, err = NextSessionFrame([]byte{7, 0, 0, 0, 1, 0, 0, 2, 8, 9})
+	if err != nil || f.Fragment != (Fragment{}) || !f.Destination.IsZero() || !bytes.Equal(f.Data, []byte{8, 9}) {
+		t.Errorf("datagram: %+v, peer %v, data %x, %v", f.Fragment, !f.Destination.IsZero(), f.Data, err)
+	}
+	f, _, err = NextSessionFrame([]byte{7, 0, 0, 0, 1, 3, 1, 2, 0, 4, 192, 0, 2, 7, 1, 187, 0, 1, 8})
+	if want := (Fragment{Part: true, Number: 258}); err != nil || f.Fragment != want || f.Destination.Reveal() != netip.MustParseAddrPort("192.0.2.7:443") {
+		t.Errorf("first fragment: %+v, %v; want %+v and the right peer", f.Fragment, err, want)
+	}
+	f, _, err = NextSessionFrame([]byte{7, 0, 0, 0, 1, 1, 1, 2, 0x85, 0, 1, 8})
+	if want := (Fragment{Part: true, Last: true, Place: 5, Number: 258}); err != nil || f.Fragment != want {
+		t.Errorf("last fragment: %+v, %v; want %+v", f.Fragment, err, want)
 	}
 	f, _, err = NextSessionFrame([]byte{6, 0, 0, 0, 1, 0, 0, 2, 0})
 	if err != nil || f.Window != 512 {
@@ -103,8 +115,14 @@ func TestSessionRefused(t *testing.T) {
 		"empty data":         {4, 0, 0, 0, 1, 0, 0},
 		"data cut":           {4, 0, 0, 0, 1, 0, 2, 1},
 		"window of 0":        {6, 0, 0, 0, 1, 0, 0, 0, 0},
-		"datagram flags":     {7, 0, 0, 0, 1, 2, 0, 1, 1},
-		"empty and more":     {7, 0, 0, 0, 1, 1, 0, 0},
+		"datagram flags":     {7, 0, 0, 0, 1, 4, 0, 1, 1},
+		"empty fragment":     {7, 0, 0, 0, 1, 1, 0, 0, 1, 0, 0},
+		"only fragment":      {7, 0, 0, 0, 1, 1, 0, 0, 0x80, 0, 1, 9},
+		"place 64":           {7, 0, 0, 0, 1, 1, 0, 0, 64, 0, 1, 9},
+		"fragment cut":       {7, 0, 0, 0, 1, 1, 0, 0},
+		"peer at place 1":    {7, 0, 0, 0, 1, 3, 0, 0, 1, 4, 192, 0, 2, 7, 1, 187, 0, 1, 8},
+		"no peer":            {7, 0, 0, 0, 1, 2, 0, 0, 1, 8},
+		"peer cut":           {7, 0, 0, 0, 1, 2, 4, 192, 0, 2, 7, 1},
 		"open without kind":  {1, 0, 0, 0, 1},
 		"datagram no length": {7, 0, 0, 0, 1, 0, 0},
 	} {
@@ -115,7 +133,7 @@ func TestSessionRefused(t *testing.T) {
 }
 
 func TestSessionAllocations(t *testing.T) {
-	b := AppendDatagram(AppendData(nil, 1, fill(500, 1)), 2, false, fill(500, 2))
+	b := AppendDatagram(AppendData(nil, 1, fill(500, 1)), 2, Fragment{}, Destination{}, fill(500, 2))
 	got := testing.AllocsPerRun(100, func() {
 		for rest := b; len(rest) > 0; {
 			var err error

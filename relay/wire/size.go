@@ -33,7 +33,9 @@ const (
 	FragmentOverhead  = 2
 	SessionPacketSize = PayloadSize - 1 // frames of one session packet, at most
 	DataOverhead      = 1 + 4 + 2       // DATA frame without its bytes
-	DatagramOverhead  = 1 + 4 + 1 + 2   // DATAGRAM frame without its bytes
+	DatagramOverhead  = 1 + 4 + 1 + 2   // DATAGRAM frame without its bytes, place and peer
+	PlaceSize         = 2 + 1           // the number and place of a fragment in a DATAGRAM frame
+	MaxPeerSize       = 1 + 16 + 2      // the peer in a DATAGRAM frame
 	MaxOpenSize       = 1 + 4 + 1 + 1 + 16 + 2
 	StreamWindow      = 262144 // bytes each direction of a stream may send at first
 	LeastWindow       = 262144 // bytes of sent packets a side of a session may keep at least
