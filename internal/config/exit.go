@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"cuttle/relay/exit"
 )
@@ -20,6 +21,35 @@ func (c *Config) checkExit() error {
 	if r := e.Resolver; r != "" {
 		if _, err := netip.ParseAddrPort(r); err != nil {
 			return fmt.Errorf("exit.resolver %q: want IP:port, for example 9.9.9.9:53", r)
+		}
+	}
+	return e.checkLimits()
+}
+
+func (e *Exit) checkLimits() error {
+	for key, v := range map[string]struct {
+		is          Duration
+		least, most time.Duration
+	}{
+		"connect_timeout": {e.ConnectTimeout, time.Second, 2 * time.Minute},
+		"resolve_timeout": {e.ResolveTimeout, time.Second, time.Minute},
+		"tcp_idle":        {e.TCPIdle, time.Minute, 7 * 24 * time.Hour},
+		"tcp_half_closed": {e.TCPHalfClosed, time.Minute, 7 * 24 * time.Hour},
+		"udp_idle":        {e.UDPIdle, 30 * time.Second, 24 * time.Hour},
+	} {
+		if d := time.Duration(v.is); d < v.least || d > v.most {
+			return fmt.Errorf("exit.%s %v: want %v to %v", key, d, v.least, v.most)
+		}
+	}
+	if n := e.Connections; n != 0 && (n < 16 || n > 1<<20) {
+		return fmt.Errorf("exit.connections %d: want 0 (chosen) or 16 to %d", n, 1<<20)
+	}
+	for key, v := range map[string]int{
+		"rate": e.Rate, "queries": e.Queries,
+		"client_rate": e.ClientRate, "client_burst": e.ClientBurst, "client_queries": e.ClientQueries, "client_query_rate": e.ClientQueryRate,
+	} {
+		if v < 1 || v > 1<<20 {
+			return fmt.Errorf("exit.%s %d: want 1 to %d", key, v, 1<<20)
 		}
 	}
 	return nil

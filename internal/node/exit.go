@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 
 	"cuttle/internal/config"
 	"cuttle/relay/exit"
@@ -25,8 +26,26 @@ func newExit(cfg *config.Config, mark func(network, address string, c syscall.Ra
 	if err != nil {
 		return nil, err
 	}
-	flows := exitFlows(machineMemory())
-	return exit.New(exit.Config{Policy: policy, Resolvers: resolvers, Self: ownAddresses, Control: mark, Connections: flows, PerCircuit: flows / 2})
+	e, flows := &cfg.Exit, exitConnections(cfg)
+	return exit.New(exit.Config{
+		Policy: policy, Resolvers: resolvers, Self: ownAddresses, Control: mark,
+		DialTimeout: time.Duration(e.ConnectTimeout), ResolveTimeout: time.Duration(e.ResolveTimeout),
+		TCPIdle: time.Duration(e.TCPIdle), HalfClosed: time.Duration(e.TCPHalfClosed),
+		Limits: exit.Limits{
+			Connections: flows, PerSession: flows / 2, Queries: e.Queries, QueriesPerSession: e.ClientQueries,
+			Rate: e.ClientRate, Burst: e.ClientBurst, TotalRate: e.Rate, TotalBurst: 3 * e.Rate,
+			QueryRate: e.ClientQueryRate, QueryBurst: 4 * e.ClientQueryRate,
+		},
+	})
+}
+
+// exitConnections is how many connections the exit holds, a session half of them at
+// most.
+func exitConnections(cfg *config.Config) int {
+	if n := cfg.Exit.Connections; n > 0 {
+		return n
+	}
+	return exitFlows(machineMemory())
 }
 
 // exitPolicy reads the rules of the configuration; exit.allow is short for rules in

@@ -118,7 +118,10 @@ func (n *Node) newSwitch() (*circuit.Switch, error) {
 		}
 		shared := session.NewBudget(exitBudgets)
 		n.sessions = session.NewExit(func() session.Opener { return ex.Circuit() },
-			session.ExitConfig{Session: session.Config{Budget: exitBudget, Shared: shared, Streams: exitFlows(machineMemory()) / 2}})
+			session.ExitConfig{Session: session.Config{
+				Budget: exitBudget, Shared: shared, Streams: max(1, exitConnections(n.cfg)/2),
+				IdleReplied: time.Duration(n.cfg.Exit.UDPIdle), Queries: n.cfg.Exit.ClientQueries,
+			}})
 		sc.Serve = func(t *circuit.Terminal) (circuit.Handler, error) {
 			return n.sessions.Accept(t, t.Neighbor()), nil
 		}

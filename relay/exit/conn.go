@@ -22,17 +22,35 @@ type tcpConn struct {
 	raw   syscall.RawConn
 	leave func() // once
 	once  sync.Once
+	quiet quiet
 }
 
-func newTCPConn(c *net.TCPConn, leave func()) *tcpConn {
-	t := &tcpConn{TCPConn: c, leave: leave}
-	t.raw, _ = c.SyscallConn() // fails for a nil connection only
+// newTCPConn has the connection reset when it has been silent for too long.
+func (c *Circuit) newTCPConn(conn *net.TCPConn) *tcpConn {
+	e := c.exit
+	t := &tcpConn{TCPConn: conn, leave: c.leave}
+	t.raw, _ = conn.SyscallConn() // fails for a nil connection only
+	t.quiet = quiet{open: e.cfg.TCPIdle, half: min(e.cfg.TCPIdle, e.cfg.HalfClosed), moved: t.moved, expire: func() {
+		e.counts.idle.Add(1)
+		t.Abort()
+	}}
+	t.quiet.start()
 	return t
+}
+
+func (c *tcpConn) moved() (n uint64, ok bool) {
+	if c.raw.Control(func(fd uintptr) { n, ok = moved(fd) }) != nil {
+		return 0, false
+	}
+	return n, ok
 }
 
 func (c *tcpConn) Read(p []byte) (int, error) {
 	n, err := c.TCPConn.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
+	switch {
+	case errors.Is(err, io.EOF):
+		c.quiet.finish()
+	case err != nil:
 		err = streamError(err)
 	}
 	return n, err
@@ -48,10 +66,17 @@ func (c *tcpConn) Write(p []byte) (int, error) {
 
 // WriteTo reads until the far end has finished and writes to w, with a large
 // pooled buffer that is held only while there is something to read.
-func (c *tcpConn) WriteTo(w io.Writer) (int64, error) { return pump(c.raw, w, true) }
+func (c *tcpConn) WriteTo(w io.Writer) (int64, error) {
+	n, err := pump(c.raw, w)
+	if err == nil {
+		c.quiet.finish()
+	}
+	return n, err
+}
 
 // CloseWrite sends FIN.
 func (c *tcpConn) CloseWrite() error {
+	c.quiet.finish()
 	if err := c.TCPConn.CloseWrite(); err != nil {
 		return streamError(err)
 	}
@@ -65,54 +90,14 @@ func (c *tcpConn) Abort() {
 }
 
 func (c *tcpConn) Close() error {
+	c.quiet.stop()
 	c.once.Do(c.leave)
 	return c.TCPConn.Close()
 }
 
-// udpConn is a connected UDP socket whose errors carry codes and no addresses.
-type udpConn struct {
-	*net.UDPConn
-	raw   syscall.RawConn
-	leave func() // once
-	once  sync.Once
-}
-
-func newUDPConn(c *net.UDPConn, leave func()) *udpConn {
-	u := &udpConn{UDPConn: c, leave: leave}
-	u.raw, _ = c.SyscallConn() // fails for a nil connection only
-	return u
-}
-
-func (c *udpConn) Read(p []byte) (int, error) {
-	n, err := c.UDPConn.Read(p)
-	if err != nil {
-		err = streamError(err)
-	}
-	return n, err
-}
-
-// Write sends one datagram. One that the network does not take (too large, queue
-// full, refused by the local firewall) is lost, as datagrams may be.
-func (c *udpConn) Write(p []byte) (int, error) {
-	_, err := c.UDPConn.Write(p)
-	switch {
-	case err == nil, errors.Is(err, syscall.EMSGSIZE), errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.EPERM):
-		return len(p), nil
-	}
-	return 0, streamError(err)
-}
-
-// WriteTo passes each datagram that arrives to w, until the socket fails.
-func (c *udpConn) WriteTo(w io.Writer) (int64, error) { return pump(c.raw, w, false) }
-
-func (c *udpConn) Close() error {
-	c.once.Do(c.leave)
-	return c.UDPConn.Close()
-}
-
-// pump reads from the socket and writes to w, until the end of a stream, which
+// pump reads from the socket and writes to w, until the end of the stream, which
 // is no error, or a failure. It waits without holding a buffer.
-func pump(raw syscall.RawConn, w io.Writer, stream bool) (total int64, err error) {
+func pump(raw syscall.RawConn, w io.Writer) (total int64, err error) {
 	var b *buffer
 	var n int
 	var readErr error
@@ -137,7 +122,7 @@ func pump(raw syscall.RawConn, w io.Writer, stream bool) (total int64, err error
 		if err == nil {
 			err = readErr
 		}
-		if err == nil && (n > 0 || !stream) {
+		if err == nil && n > 0 {
 			var k int
 			k, err = w.Write(b[:n])
 			total += int64(k)

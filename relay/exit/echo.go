@@ -47,13 +47,8 @@ type echoConn struct {
 func (c *Circuit) OpenEcho(_ context.Context, dst netip.Addr) (net.Conn, error) {
 	e := c.exit
 	dst = dst.Unmap()
-	if err := e.cfg.Policy.Check(ICMP, netip.AddrPortFrom(dst, 0), e.own()); err != nil {
-		e.counts.forbidden.Add(1)
+	if err := c.admit(ICMP, netip.AddrPortFrom(dst, 0)); err != nil {
 		return nil, err
-	}
-	if !c.enter() {
-		e.counts.limited.Add(1)
-		return nil, errLimit
 	}
 	conn, raw, err := e.echoSocket(dst)
 	if err != nil {

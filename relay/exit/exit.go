@@ -1,7 +1,7 @@
 // Package exit is where the onion ends: it checks a destination against the
 // operator's policy, opens the real socket and asks the resolver.
 //
-// An Exit belongs to a node; each circuit that ends here gets an Opener of its
+// An Exit belongs to a node; each session that ends here gets an Opener of its
 // own from Exit.Circuit, which a session.Server calls. The policy is checked on
 // the address that is dialed, immediately before and once more when the kernel is
 // about to connect; names are resolved by the client's own queries, so that an
@@ -12,8 +12,9 @@
 // allows them, to hold more connections than its limits, and to log or print
 // destinations: it counts.
 //
-// Locks: every limit is an atomic counter but the rate of a circuit, which has a
-// mutex of its own, and the cache of the exit's own addresses, which has another.
+// Locks: each share, bucket and quiet has a mutex of its own; Exit.mu guards the
+// cache of the exit's own addresses, Exit.udp the list of UDP sockets. None is
+// taken while another is held, but a share's by who leaves it.
 package exit
 
 import (
@@ -22,7 +23,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -43,12 +43,12 @@ type Config struct {
 	// Control), to keep it out of the tunnel.
 	Control func(network, address string, c syscall.RawConn) error
 
-	DialTimeout time.Duration // 10 s
-	Connections int           // open or being opened, all circuits together; 4096
-	PerCircuit  int           // the same of one circuit; 1024
-	Rate        int           // new connections per second of one circuit; 100
-	Burst       int           // of them at once; 300
-	Queries     int           // DNS queries at a time, all circuits together; 512
+	Limits Limits
+
+	DialTimeout    time.Duration // of a TCP connection; 10 s
+	ResolveTimeout time.Duration // of a query, all resolvers together; 10 s
+	TCPIdle        time.Duration // a connection on which nothing moves is reset after; 2 h 4 min
+	HalfClosed     time.Duration // the same where one side has finished; 15 min, at most TCPIdle
 }
 
 const selfAge = 5 * time.Second
@@ -65,18 +65,22 @@ var (
 // goroutines.
 type Exit struct {
 	cfg     Config
-	open    atomic.Int64
-	queries chan struct{} // one token per query
+	rate    bucket // new sockets of all sessions
+	places  share  // sockets
+	queries share
 	counts  counters
 	source  func(ctx context.Context, out netip.AddrPort) netip.Addr // sourceOf, but in tests
 
 	mu     sync.Mutex // guards the two below
 	self   []netip.Addr
 	selfAt time.Time
+
+	udp   sync.Mutex // guards flows
+	flows map[*udpConn]struct{}
 }
 
 // counters are kept instead of a log.
-type counters struct{ opened, failed, forbidden, limited, queries, unanswered atomic.Uint64 }
+type counters struct{ opened, failed, forbidden, limited, idle, evicted, queries, unanswered atomic.Uint64 }
 
 // Counts is what an exit has done so far, in connections and queries.
 type Counts struct {
@@ -84,6 +88,8 @@ type Counts struct {
 	Failed     uint64 // could not be opened
 	Forbidden  uint64 // refused by the policy
 	Limited    uint64 // refused by a limit
+	Idle       uint64 // TCP connections reset after a long silence
+	Evicted    uint64 // UDP sockets closed, since others needed the room
 	Queries    uint64 // DNS queries taken
 	Unanswered uint64 // of these, answered with SERVFAIL by the exit itself
 	Open       int64  // connections and sockets open now
@@ -97,20 +103,23 @@ func New(cfg Config) (*Exit, error) {
 	if len(cfg.Resolvers) == 0 || slices.ContainsFunc(cfg.Resolvers, func(r netip.AddrPort) bool { return !r.IsValid() || r.Port() == 0 }) {
 		return nil, errResolvers
 	}
-	number := func(v *int, otherwise int) {
+	duration := func(v *time.Duration, otherwise time.Duration) {
 		if *v <= 0 {
 			*v = otherwise
 		}
 	}
-	number(&cfg.Connections, 4096)
-	number(&cfg.PerCircuit, 1024)
-	number(&cfg.Rate, 100)
-	number(&cfg.Burst, 300)
-	number(&cfg.Queries, 512)
-	if cfg.DialTimeout <= 0 {
-		cfg.DialTimeout = 10 * time.Second
+	duration(&cfg.DialTimeout, 10*time.Second)
+	duration(&cfg.ResolveTimeout, 10*time.Second)
+	duration(&cfg.TCPIdle, tcpIdle)
+	duration(&cfg.HalfClosed, halfClosed)
+	cfg.Limits.defaults()
+	l := &cfg.Limits
+	e := &Exit{
+		cfg: cfg, rate: bucket{rate: l.TotalRate, burst: l.TotalBurst},
+		places:  share{total: l.Connections, each: l.PerSession, part: 1},
+		queries: share{total: l.Queries, each: l.QueriesPerSession, part: 4},
+		flows:   make(map[*udpConn]struct{}),
 	}
-	e := &Exit{cfg: cfg, queries: make(chan struct{}, cfg.Queries)}
 	e.source = e.sourceOf
 	return e, nil
 }
@@ -120,7 +129,8 @@ func (e *Exit) Counts() Counts {
 	c := &e.counts
 	return Counts{
 		Opened: c.opened.Load(), Failed: c.failed.Load(), Forbidden: c.forbidden.Load(), Limited: c.limited.Load(),
-		Queries: c.queries.Load(), Unanswered: c.unanswered.Load(), Open: e.open.Load(),
+		Idle: c.idle.Load(), Evicted: c.evicted.Load(),
+		Queries: c.queries.Load(), Unanswered: c.unanswered.Load(), Open: int64(e.places.count()),
 	}
 }
 
@@ -143,63 +153,40 @@ func (e *Exit) own() []netip.Addr {
 	return e.self
 }
 
-// Circuit is the opener of one circuit: what it has open counts against limits
-// of its own. It satisfies session.Opener.
+// Circuit is the opener of one session: what it has open counts against limits of
+// its own. It satisfies session.Opener.
 type Circuit struct {
-	exit *Exit
-	open atomic.Int64
-	rate bucket
-	echo bucket // echo requests of all flows together
+	exit      *Exit
+	places    holder
+	questions holder
+	rate      bucket
+	asking    bucket
+	echo      bucket // echo requests of all flows together
 }
 
-// Circuit makes the opener of a new circuit.
+// Circuit makes the opener of a new session.
 func (e *Exit) Circuit() *Circuit {
-	return &Circuit{exit: e, rate: bucket{rate: e.cfg.Rate, burst: e.cfg.Burst}, echo: bucket{rate: echoRate, burst: 2 * echoRate}}
+	l := &e.cfg.Limits
+	return &Circuit{
+		exit: e, rate: bucket{rate: l.Rate, burst: l.Burst}, asking: bucket{rate: l.QueryRate, burst: l.QueryBurst},
+		echo: bucket{rate: echoRate, burst: 2 * echoRate},
+	}
 }
 
 // OpenTCP connects to dst. Errors carry a *session.Error.
 func (c *Circuit) OpenTCP(ctx context.Context, dst netip.AddrPort) (session.Conn, error) {
-	conn, err := c.dial(ctx, "tcp", dst)
-	if err != nil {
-		return nil, err
-	}
-	return newTCPConn(conn.(*net.TCPConn), c.leave), nil
-}
-
-// OpenUDP makes a UDP socket connected to dst. Errors carry a *session.Error.
-func (c *Circuit) OpenUDP(ctx context.Context, dst netip.AddrPort) (net.Conn, error) {
-	conn, err := c.dial(ctx, "udp", dst)
-	if err != nil {
-		return nil, err
-	}
-	return newUDPConn(conn.(*net.UDPConn), c.leave), nil
-}
-
-// Resolve answers a DNS query; see Exit's resolver.
-func (c *Circuit) Resolve(ctx context.Context, query []byte) ([]byte, error) {
-	return c.exit.resolve(ctx, query)
-}
-
-// dial opens a socket after policy and limits have been asked; the connection
-// counts until leave is called.
-func (c *Circuit) dial(ctx context.Context, network string, dst netip.AddrPort) (net.Conn, error) {
 	e := c.exit
 	dst = netip.AddrPortFrom(dst.Addr().Unmap(), dst.Port())
-	if err := e.cfg.Policy.Check(protocolOf(network), dst, e.own()); err != nil {
-		e.counts.forbidden.Add(1)
+	if err := c.admit(TCP, dst); err != nil {
 		return nil, err
 	}
-	if !c.enter() {
-		e.counts.limited.Add(1)
-		return nil, errLimit
-	}
-	family := "4"
+	network := "tcp4"
 	if dst.Addr().Is6() {
-		family = "6"
+		network = "tcp6"
 	}
 	d := net.Dialer{Timeout: e.cfg.DialTimeout, Control: e.control}
 	d.SetMultipathTCP(false)
-	conn, err := d.DialContext(ctx, network+family, dst.String())
+	conn, err := d.DialContext(ctx, network, dst.String())
 	if err != nil {
 		c.leave()
 		e.counts.failed.Add(1)
@@ -207,25 +194,22 @@ func (c *Circuit) dial(ctx context.Context, network string, dst netip.AddrPort) 
 		return nil, &session.Error{Code: CodeOf(err)}
 	}
 	e.counts.opened.Add(1)
-	return conn, nil
+	return c.newTCPConn(conn.(*net.TCPConn)), nil
 }
 
-// protocolOf reads net's names of networks.
-func protocolOf(network string) Protocol {
-	if strings.HasPrefix(network, "udp") {
-		return UDP
-	}
-	return TCP
+// Resolve answers a DNS query; see Exit's resolver.
+func (c *Circuit) Resolve(ctx context.Context, query []byte) ([]byte, error) {
+	return c.exit.resolve(ctx, c, query)
 }
 
-// control runs on the socket just before it connects: the last look at the
+// control runs on a TCP socket just before it connects: the last look at the
 // address that is really dialed, and the node's mark.
 func (e *Exit) control(network, address string, raw syscall.RawConn) error {
 	dst, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return errForbidden
 	}
-	if err := e.cfg.Policy.Check(protocolOf(network), dst, e.own()); err != nil {
+	if err := e.cfg.Policy.Check(TCP, dst, e.own()); err != nil {
 		return err
 	}
 	if e.cfg.Control == nil {
@@ -234,47 +218,39 @@ func (e *Exit) control(network, address string, raw syscall.RawConn) error {
 	return e.cfg.Control(network, address, raw)
 }
 
-// enter counts a connection; false if that is more than a limit allows.
+// admit asks the policy, and counts a socket until leave is called.
+func (c *Circuit) admit(by Protocol, dst netip.AddrPort) error {
+	e := c.exit
+	if err := e.cfg.Policy.Check(by, dst, e.own()); err != nil {
+		e.counts.forbidden.Add(1)
+		return err
+	}
+	if !c.enter() {
+		e.counts.limited.Add(1)
+		return errLimit
+	}
+	return nil
+}
+
+// enter counts a socket; false if that is more than a limit allows. Where there is
+// no room, a UDP socket that has been silent for long makes some.
 func (c *Circuit) enter() bool {
-	if c.open.Add(1) > int64(c.exit.cfg.PerCircuit) {
-		c.open.Add(-1)
+	e := c.exit
+	if !c.paced() {
 		return false
 	}
-	if c.exit.open.Add(1) > int64(c.exit.cfg.Connections) || !c.rate.take(time.Now()) {
-		c.leave()
-		return false
+	if e.places.take(&c.places) {
+		return true
 	}
-	return true
+	return e.evict(c) && e.places.take(&c.places)
 }
 
-func (c *Circuit) leave() {
-	c.open.Add(-1)
-	c.exit.open.Add(-1)
+// paced takes a new socket, or a new peer of a socket, from the rates.
+func (c *Circuit) paced() bool {
+	now := time.Now()
+	return c.rate.take(now) && c.exit.rate.take(now)
 }
 
-// bucket limits a rate: burst at once, rate per second in the long run.
-type bucket struct {
-	rate, burst int
-
-	mu     sync.Mutex // guards the rest
-	tokens float64
-	at     time.Time
-}
-
-func (b *bucket) take(now time.Time) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.at.IsZero() {
-		b.tokens = float64(b.burst)
-	} else {
-		b.tokens = min(float64(b.burst), b.tokens+now.Sub(b.at).Seconds()*float64(b.rate))
-	}
-	b.at = now
-	if b.tokens < 1 {
-		return false
-	}
-	b.tokens--
-	return true
-}
+func (c *Circuit) leave() { c.exit.places.give(&c.places) }
 
 var _ session.Opener = (*Circuit)(nil)

@@ -267,38 +267,6 @@ func TestOwnAddressesRefresh(t *testing.T) {
 	}
 }
 
-func TestLimits(t *testing.T) {
-	dst := listen(t, func(c *net.TCPConn) { _, _ = c.Read(make([]byte, 1)) })
-	e := newExit(t, Config{Connections: 5, PerCircuit: 3, Burst: 100})
-	a, b := e.Circuit(), e.Circuit()
-	var conns []session.Conn
-	open := func(c *Circuit, want wire.Code) {
-		t.Helper()
-		conn, err := c.OpenTCP(t.Context(), dst)
-		codeWanted(t, "open", err, want)
-		if err == nil {
-			conns = append(conns, conn)
-		}
-	}
-	for range 3 {
-		open(a, 0)
-	}
-	open(a, wire.CodeResources) // of the circuit
-	open(b, 0)
-	open(b, 0)
-	open(b, wire.CodeResources) // of the exit
-	_ = conns[0].Close()
-	_ = conns[0].Close() // counts once
-	open(a, 0)
-	open(a, wire.CodeResources)
-	for _, c := range conns {
-		c.Abort()
-	}
-	if got := e.Counts(); got.Limited != 3 || got.Open != 0 || got.Opened != 6 {
-		t.Errorf("counts: %+v, want 6 opened, 3 limited, 0 open", got)
-	}
-}
-
 func TestRate(t *testing.T) {
 	b := bucket{rate: 10, burst: 3}
 	now := time.Unix(1000, 0)

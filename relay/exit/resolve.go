@@ -16,11 +16,10 @@ import (
 )
 
 const (
-	resolveTime = 10 * time.Second // for a query, all resolvers together
-	udpTime     = 2 * time.Second  // for one resolver's answer over UDP
-	tcpTime     = 5 * time.Second  // over TCP
-	rounds      = 2                // times the list of resolvers is gone through
-	maxStrays   = 8                // replies that do not match, before UDP is not trusted with this query
+	udpTime   = 2 * time.Second // for one resolver's answer over UDP
+	tcpTime   = 5 * time.Second // over TCP
+	rounds    = 2               // times the list of resolvers is gone through
+	maxStrays = 8               // replies that do not match, before UDP is not trusted with this query
 )
 
 var (
@@ -34,7 +33,7 @@ var (
 // is, addresses that the policy forbids included, since what is dialed is checked.
 // If no resolver answers, the answer is SERVFAIL. Only bytes that are no query are
 // an error.
-func (e *Exit) resolve(ctx context.Context, query []byte) ([]byte, error) {
+func (e *Exit) resolve(ctx context.Context, c *Circuit, query []byte) ([]byte, error) {
 	e.counts.queries.Add(1)
 	code, err := refusal(query)
 	if err != nil {
@@ -43,15 +42,17 @@ func (e *Exit) resolve(ctx context.Context, query []byte) ([]byte, error) {
 	if code != 0 {
 		return failure(query, code), nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, resolveTime)
+	if !c.asking.take(time.Now()) {
+		e.counts.limited.Add(1)
+		return failure(query, rcodeServFail), nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.ResolveTimeout)
 	defer cancel()
-	select {
-	case e.queries <- struct{}{}:
-		defer func() { <-e.queries }()
-	case <-ctx.Done():
+	if e.queries.wait(ctx, &c.questions) != nil {
 		e.counts.unanswered.Add(1)
 		return failure(query, rcodeServFail), nil
 	}
+	defer e.queries.give(&c.questions)
 	if answer := e.where(ctx, query); answer != nil {
 		return answer, nil
 	}
