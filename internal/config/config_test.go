@@ -38,6 +38,7 @@ func TestBadInput(t *testing.T) {
 		"client no guard":  {"[client]\nenabled = true\n", "[[neighbor]]"},
 		"bad network":      {"[exit]\nallow = [\"10.0.0.0\"]\n", "line 2"},
 		"allow of public":  {"[exit]\nallow = [\"8.0.0.0/8\"]\n", "exit.policy"},
+		"second resolver":  {"[exit]\nresolver = \"9.9.9.9 https://dns.quad9.net/dns-query\"\n", "address is missing"},
 		"exit times":       {"[exit]\ntcp_idle = \"1s\"\n", "exit.tcp_idle"},
 		"exit limits":      {"[exit]\nqueries = 0\n", "exit.queries"},
 		"policy":           {"[exit]\npolicy = [\"allow everything\"]\n", "allow tcp *:443"},

@@ -2,7 +2,7 @@ package config
 
 import (
 	"fmt"
-	"net/netip"
+	"strings"
 	"time"
 
 	"cuttle/relay/exit"
@@ -18,12 +18,23 @@ func (c *Config) checkExit() error {
 	if _, err := exit.ParsePolicy(e.Rules()); err != nil {
 		return fmt.Errorf("exit.policy: %w", err)
 	}
-	if r := e.Resolver; r != "" {
-		if _, err := netip.ParseAddrPort(r); err != nil {
-			return fmt.Errorf("exit.resolver %q: want IP:port, for example 9.9.9.9:53", r)
-		}
+	if _, err := e.Resolvers(); err != nil {
+		return fmt.Errorf("exit.resolver: %w", err)
 	}
 	return e.checkLimits()
+}
+
+// Resolvers reads exit.resolver, a list with spaces between; nil: it is empty.
+func (e *Exit) Resolvers() ([]exit.Resolver, error) {
+	var out []exit.Resolver
+	for _, text := range strings.Fields(e.Resolver) {
+		r, err := exit.ParseResolver(text)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, nil
 }
 
 func (e *Exit) checkLimits() error {

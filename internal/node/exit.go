@@ -54,14 +54,10 @@ func exitPolicy(cfg *config.Config) (*exit.Policy, error) {
 	return exit.ParsePolicy(cfg.Exit.Rules())
 }
 
-// exitResolvers returns the configured resolver, or the machine's own.
-func exitResolvers(cfg *config.Config) ([]netip.AddrPort, error) {
-	if r := cfg.Exit.Resolver; r != "" {
-		a, err := netip.ParseAddrPort(r)
-		if err != nil {
-			return nil, fmt.Errorf("exit.resolver: %w", err)
-		}
-		return []netip.AddrPort{a}, nil
+// exitResolvers returns the configured resolvers, or the machine's own.
+func exitResolvers(cfg *config.Config) ([]exit.Resolver, error) {
+	if list, err := cfg.Exit.Resolvers(); err != nil || len(list) > 0 {
+		return list, err
 	}
 	b, err := os.ReadFile(systemResolver)
 	if err != nil {
@@ -74,15 +70,15 @@ func exitResolvers(cfg *config.Config) ([]netip.AddrPort, error) {
 }
 
 // nameservers reads the nameserver lines of a resolv.conf (resolv.conf(5)).
-func nameservers(text string) []netip.AddrPort {
-	var out []netip.AddrPort
+func nameservers(text string) []exit.Resolver {
+	var out []exit.Resolver
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
 		if len(f) < 2 || f[0] != "nameserver" {
 			continue
 		}
-		if a, err := netip.ParseAddr(f[1]); err == nil {
-			out = append(out, netip.AddrPortFrom(a, 53))
+		if r, err := exit.ParseResolver(f[1]); err == nil {
+			out = append(out, r)
 		}
 	}
 	return out

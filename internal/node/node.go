@@ -24,6 +24,7 @@ import (
 	"cuttle/obfs/https"
 	"cuttle/obfs/plain"
 	"cuttle/relay/circuit"
+	"cuttle/relay/exit"
 	"cuttle/relay/link"
 	"cuttle/relay/session"
 	"cuttle/relay/wire"
@@ -48,6 +49,7 @@ type Node struct {
 	started time.Time
 
 	sessions *session.Exit // nil: no exit
+	exit     *exit.Exit    // the same
 	control  func(network, address string, c syscall.RawConn) error
 }
 
@@ -116,6 +118,7 @@ func (n *Node) newSwitch() (*circuit.Switch, error) {
 		if err != nil {
 			return nil, err
 		}
+		n.exit = ex
 		shared := session.NewBudget(exitBudgets)
 		n.sessions = session.NewExit(func() session.Opener { return ex.Circuit() },
 			session.ExitConfig{Session: session.Config{
@@ -175,6 +178,7 @@ func (n *Node) RunUnder(ctx context.Context, manager *systemd.Supervisor) error 
 	err = runParts(ctx, parts)
 	if n.sessions != nil {
 		n.sessions.Close()
+		n.exit.Close()
 	}
 	return err
 }

@@ -19,6 +19,7 @@ package exit
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"net"
 	"net/netip"
@@ -34,8 +35,9 @@ import (
 
 // Config says what an exit offers. Zero fields get the defaults named at each.
 type Config struct {
-	Policy    *Policy          // required
-	Resolvers []netip.AddrPort // asked in order; required
+	Policy    *Policy        // required
+	Resolvers []Resolver     // asked in order; required
+	Roots     *x509.CertPool // that certify resolvers; nil: the system's
 	// Self lists the exit's own addresses, public ones included; called again when
 	// its last answer is 5 s old. Nil: none.
 	Self func() []netip.Addr
@@ -68,8 +70,10 @@ type Exit struct {
 	rate    bucket // new sockets of all sessions
 	places  share  // sockets
 	queries share
-	counts  counters
-	source  func(ctx context.Context, out netip.AddrPort) netip.Addr // sourceOf, but in tests
+
+	upstreams []*upstream
+	counts    counters
+	source    func(ctx context.Context, out netip.AddrPort) netip.Addr // sourceOf, but in tests
 
 	mu     sync.Mutex // guards the two below
 	self   []netip.Addr
@@ -100,7 +104,7 @@ func New(cfg Config) (*Exit, error) {
 	if cfg.Policy == nil {
 		return nil, errPolicy
 	}
-	if len(cfg.Resolvers) == 0 || slices.ContainsFunc(cfg.Resolvers, func(r netip.AddrPort) bool { return !r.IsValid() || r.Port() == 0 }) {
+	if len(cfg.Resolvers) == 0 || slices.Contains(cfg.Resolvers, Resolver{}) {
 		return nil, errResolvers
 	}
 	duration := func(v *time.Duration, otherwise time.Duration) {
@@ -121,7 +125,18 @@ func New(cfg Config) (*Exit, error) {
 		flows:   make(map[*udpConn]struct{}),
 	}
 	e.source = e.sourceOf
+	for _, r := range cfg.Resolvers {
+		e.upstreams = append(e.upstreams, e.connect(r))
+	}
 	return e, nil
+}
+
+// Close ends the connections to resolvers and waits for what reads from them. The
+// sessions have ended before.
+func (e *Exit) Close() {
+	for _, u := range e.upstreams {
+		u.close()
+	}
 }
 
 // Counts gives the figures so far.

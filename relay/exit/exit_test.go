@@ -191,7 +191,7 @@ func TestUDP(t *testing.T) {
 }
 
 func TestDNS(t *testing.T) {
-	c := client(t, newExit(t, Config{Resolvers: []netip.AddrPort{resolver(t, says("192.0.2.1"), silent)}}))
+	c := client(t, newExit(t, Config{Resolvers: at(resolver(t, says("192.0.2.1"), silent))}))
 	q := ask(t, "web.lab.", dns.TypeA)
 	b, err := c.Exchange(t.Context(), q)
 	if err != nil {
@@ -376,7 +376,7 @@ func TestDialTimeout(t *testing.T) {
 
 func TestNewErrors(t *testing.T) {
 	p := policy(t)
-	for _, cfg := range []Config{{}, {Policy: p}, {Policy: p, Resolvers: []netip.AddrPort{{}}}} {
+	for _, cfg := range []Config{{}, {Policy: p}, {Policy: p, Resolvers: []Resolver{{}}}} {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("config %+v: got no error", cfg)
 		}

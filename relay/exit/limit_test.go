@@ -104,7 +104,7 @@ func TestRates(t *testing.T) {
 // newBareExit is newExit without sockets, for bubbles.
 func newBareExit(t testing.TB, cfg Config) *Exit {
 	t.Helper()
-	cfg.Policy, cfg.Resolvers = policy(t, "allow 127.0.0.0/8"), []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9")}
+	cfg.Policy, cfg.Resolvers = policy(t, "allow 127.0.0.0/8"), at(netip.MustParseAddrPort("127.0.0.1:9"))
 	e, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -170,13 +170,13 @@ func TestSlowNames(t *testing.T) {
 	asked := make(chan struct{}, 100)
 	e := newExit(t, Config{
 		Limits: Limits{Queries: 8},
-		Resolvers: []netip.AddrPort{resolver(t, func(w dns.ResponseWriter, q *dns.Msg) {
+		Resolvers: at(resolver(t, func(w dns.ResponseWriter, q *dns.Msg) {
 			if q.Question[0].Name == "slow.lab." {
 				asked <- struct{}{}
 				return
 			}
 			says("192.0.2.1")(w, q)
-		}, silent)},
+		}, silent)),
 	})
 	greedy := e.Circuit()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -208,7 +208,7 @@ func TestSlowNames(t *testing.T) {
 // TestQueryRate: questions beyond the rate get SERVFAIL, and reach no resolver.
 func TestQueryRate(t *testing.T) {
 	e := newExit(t, Config{
-		Resolvers: []netip.AddrPort{resolver(t, says("192.0.2.1"), silent)},
+		Resolvers: at(resolver(t, says("192.0.2.1"), silent)),
 	})
 	c := e.Circuit()
 	c.asking = bucket{burst: 2} // no token comes back on a slow machine

@@ -2,13 +2,7 @@ package exit
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
-	"io"
-	"net"
-	"net/netip"
-	"slices"
 	"time"
 
 	"cuttle/relay/session"
@@ -58,8 +52,9 @@ func (e *Exit) resolve(ctx context.Context, c *Circuit, query []byte) ([]byte, e
 	}
 	var last []byte // an answer that says no more than that
 	for range rounds {
-		for _, r := range e.cfg.Resolvers {
-			answer, err := e.ask(ctx, r, query)
+		for _, u := range e.inOrder() {
+			answer, err := u.ask(ctx, query)
+			u.note(ctx, err)
 			if err != nil {
 				continue
 			}
@@ -78,73 +73,4 @@ func (e *Exit) resolve(ctx context.Context, c *Circuit, query []byte) ([]byte, e
 		last = failure(query, rcodeServFail)
 	}
 	return last, nil
-}
-
-// ask puts a query to one resolver: over UDP, and over TCP if the answer is cut
-// off or somebody seems to be guessing.
-func (e *Exit) ask(ctx context.Context, resolver netip.AddrPort, query []byte) ([]byte, error) {
-	query = slices.Clone(query)
-	if _, err := rand.Read(query[:2]); err != nil {
-		return nil, err
-	}
-	answer, err := e.exchange(ctx, "udp", udpTime, resolver, query, askUDP)
-	if errors.Is(err, errStrays) || err == nil && flags(answer)&flagTruncated != 0 {
-		return e.exchange(ctx, "tcp", tcpTime, resolver, query, askTCP)
-	}
-	return answer, err
-}
-
-// exchange opens a socket to the resolver for one query. It has a port of its
-// own, chosen by the kernel at random.
-func (e *Exit) exchange(ctx context.Context, network string, most time.Duration, resolver netip.AddrPort, query []byte,
-	ask func(net.Conn, []byte) ([]byte, error),
-) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, most)
-	defer cancel()
-	d := net.Dialer{Control: e.cfg.Control}
-	conn, err := d.DialContext(ctx, network, resolver.String())
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	return ask(conn, query)
-}
-
-func askUDP(conn net.Conn, query []byte) ([]byte, error) {
-	if _, err := conn.Write(query); err != nil {
-		return nil, err
-	}
-	b := buffers.Get().(*buffer)
-	defer buffers.Put(b)
-	for range maxStrays {
-		n, err := conn.Read(b[:])
-		if err != nil {
-			return nil, err
-		}
-		if answers(query, b[:n]) {
-			return slices.Clone(b[:n]), nil
-		}
-	}
-	return nil, errStrays
-}
-
-func askTCP(conn net.Conn, query []byte) ([]byte, error) {
-	frame := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(query)), uint16(len(query)))
-	if _, err := conn.Write(append(frame, query...)); err != nil {
-		return nil, err
-	}
-	var head [2]byte
-	if _, err := io.ReadFull(conn, head[:]); err != nil {
-		return nil, err
-	}
-	answer := make([]byte, binary.BigEndian.Uint16(head[:]))
-	if _, err := io.ReadFull(conn, answer); err != nil {
-		return nil, err
-	}
-	if !answers(query, answer) {
-		return nil, errReply
-	}
-	return answer, nil
 }

@@ -69,13 +69,22 @@ func newExit(t testing.TB, cfg Config) *Exit {
 		cfg.Policy = policy(t, "allow 127.0.0.0/8")
 	}
 	if cfg.Resolvers == nil {
-		cfg.Resolvers = []netip.AddrPort{closedPort(t)}
+		cfg.Resolvers = at(closedPort(t))
 	}
 	e, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(e.Close)
 	return e
+}
+
+// at are plain resolvers.
+func at(addresses ...netip.AddrPort) (out []Resolver) {
+	for _, a := range addresses {
+		out = append(out, Resolver{way: overUDP, addr: a})
+	}
+	return out
 }
 
 func TestResolve(t *testing.T) {
@@ -124,7 +133,7 @@ func TestResolve(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			e := newExit(t, Config{Resolvers: tt.resolvers})
+			e := newExit(t, Config{Resolvers: at(tt.resolvers...)})
 			q := ask(t, "web.lab.", dns.TypeA)
 			b, err := e.Circuit().Resolve(t.Context(), q)
 			if err != nil {
@@ -147,7 +156,7 @@ func TestResolve(t *testing.T) {
 
 // TestResolveTimeout: a silent resolver gives SERVFAIL when the time is over.
 func TestResolveTimeout(t *testing.T) {
-	e := newExit(t, Config{Resolvers: []netip.AddrPort{resolver(t, silent, silent)}})
+	e := newExit(t, Config{Resolvers: at(resolver(t, silent, silent))})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	b, err := e.Circuit().Resolve(ctx, ask(t, "web.lab.", dns.TypeA))
@@ -168,12 +177,12 @@ func TestResolveIdentifier(t *testing.T) {
 	seen := make(map[uint16]bool)
 	var sockets atomic.Int32
 	e := newExit(t, Config{
-		Resolvers: []netip.AddrPort{resolver(t, func(w dns.ResponseWriter, q *dns.Msg) {
+		Resolvers: at(resolver(t, func(w dns.ResponseWriter, q *dns.Msg) {
 			mu.Lock()
 			seen[q.Id] = true
 			mu.Unlock()
 			says("192.0.2.1")(w, q)
-		}, silent)},
+		}, silent)),
 		Control: func(string, string, syscall.RawConn) error { sockets.Add(1); return nil },
 	})
 	q := ask(t, strings.Repeat("long.", 40), dns.TypeA)

@@ -15,7 +15,7 @@ func TestOwnAddressesOutliveAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		list := []netip.Addr{netip.MustParseAddr("8.8.8.8")}
 		e, err := New(Config{
-			Policy: policy(t), Resolvers: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")},
+			Policy: policy(t), Resolvers: at(netip.MustParseAddrPort("127.0.0.1:53")),
 			Self: func() []netip.Addr { return list },
 		})
 		if err != nil {

@@ -67,7 +67,7 @@ func TestWhere(t *testing.T) {
 func TestWhereAsksNobody(t *testing.T) {
 	asked := make(chan string, 4)
 	r := resolver(t, func(w dns.ResponseWriter, q *dns.Msg) { asked <- q.Question[0].Name; says("192.0.2.1")(w, q) }, silent)
-	e := newExit(t, Config{Resolvers: []netip.AddrPort{r}})
+	e := newExit(t, Config{Resolvers: at(r)})
 	for _, name := range []string{"exit.cuttle.", "www.exit.cuttle.", "exit.cuttles.", "cuttle."} {
 		packed, err := new(dns.Msg).SetQuestion(name, dns.TypeA).Pack()
 		if err != nil {
