@@ -102,19 +102,19 @@ type Exit struct {
 	Allow  []netip.Prefix `toml:"allow"`
 	Policy []string       `toml:"policy"`
 
-	ConnectTimeout    Duration `toml:"connect_timeout"`
-	ResolveTimeout    Duration `toml:"resolve_timeout"`
-	TCPIdle           Duration `toml:"tcp_idle"`
-	TCPHalfClosed     Duration `toml:"tcp_half_closed"`
-	UDPIdle           Duration `toml:"udp_idle"`
-	Connections       int      `toml:"connections"`
-	Rate              int      `toml:"rate"`
-	Queries           int      `toml:"queries"`
-	ClientRate        int      `toml:"client_rate"`
-	ClientBurst       int      `toml:"client_burst"`
-	ClientQueries     int      `toml:"client_queries"`
-	ClientQueryRate   int      `toml:"client_query_rate"`
-	Resolver          string   `toml:"resolver"`
+	ConnectTimeout  Duration `toml:"connect_timeout"`
+	ResolveTimeout  Duration `toml:"resolve_timeout"`
+	TCPIdle         Duration `toml:"tcp_idle"`
+	TCPHalfClosed   Duration `toml:"tcp_half_closed"`
+	UDPIdle         Duration `toml:"udp_idle"`
+	Connections     int      `toml:"connections"`
+	Rate            int      `toml:"rate"`
+	Queries         int      `toml:"queries"`
+	ClientRate      int      `toml:"client_rate"`
+	ClientBurst     int      `toml:"client_burst"`
+	ClientQueries   int      `toml:"client_queries"`
+	ClientQueryRate int      `toml:"client_query_rate"`
+	Resolver        string   `toml:"resolver"`
 }
 
 // Rules are those of the exit's policy, exit.allow in front.

@@ -7,8 +7,6 @@ import (
 	"net/netip"
 	"testing"
 	"time"
-
-	"cuttle/stack"
 )
 
 // TestFullConeThroughTheNetwork: peers beyond three hops see one address of a
@@ -33,7 +31,7 @@ func TestFullConeThroughTheNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	f := conn.(stack.Peers)
+	f := conn.(*flow)
 	b := make([]byte, 4096)
 	var seen []netip.AddrPort
 	for _, p := range peers[:2] {
