@@ -137,7 +137,7 @@ func TestAccountCredit(t *testing.T) {
 	l.run()
 	defer l.cut()
 	n := l.ends[1].n
-	if got, want := n.limit(), Owed(1000, 1); got != want {
+	if got, want := b.limit(n.peer), Owed(1000, 1); got != want {
 		t.Errorf("a stranger's limit is %v, want %v", got, want)
 	}
 	for range 20 {
@@ -146,7 +146,7 @@ func TestAccountCredit(t *testing.T) {
 			return l.drained() && n.peer.repaid.Load() > 0 && n.peer.receivable.Load() == 0 && errors.Is(n.Admit(1), nil)
 		})
 	}
-	eventually(t, "the limit of a neighbor that has paid 10000 cells is the whole credit", func() bool { return n.limit() == Owed(8000, 1) })
+	eventually(t, "the limit of a neighbor that has paid 10000 cells is the whole credit", func() bool { return b.limit(n.peer) == Owed(8000, 1) })
 
 	c := openBook(t, 3, func(c *Config) { c.Account = true }) // nothing runs: it never pays by itself
 	l2 := join(t, c, b)
@@ -157,13 +157,25 @@ func TestAccountCredit(t *testing.T) {
 		return func() bool { return report(t, c).Neighbors[0].TheirStanding == s }
 	}
 	eventually(t, "c is welcome", func() bool { return n2.Admit(1) == nil })
-	l2.ends[1].send(TheyPay, 1, 900)
-	eventually(t, "c is warned", standing(Warned))
-	if err := n2.Admit(1); err != nil {
-		t.Errorf("a warned neighbor is refused: %v", err)
+	for _, step := range []struct {
+		cells wire.Cells
+		what  Standing
+		rate  int64
+	}{{800, Warned, 0}, {100, Throttled, DefaultThrottle}} {
+		l2.ends[1].send(TheyPay, 1, step.cells)
+		eventually(t, "c is "+step.what.String(), standing(step.what))
+		if err := n2.Admit(1); err != nil {
+			t.Errorf("a neighbor that is %v is refused: %v", step.what, err)
+		}
+		if got := l2.ends[1].rate.Load(); got != step.rate {
+			t.Errorf("a neighbor that is %v is carried at %d cells a second, want %d", step.what, got, step.rate)
+		}
 	}
 	l2.ends[1].send(TheyPay, 1, 200)
 	eventually(t, "c is cut off", standing(Cut))
+	if r := report(t, c).Neighbors[0]; r.TheirReason == "" || r.TheirLimit != Owed(1000, 1) || r.TheirRestore <= Owed(300, 1) || r.TheirRestore > Owed(1100, 1) {
+		t.Errorf("c is told: %s, limit %v, pay %v", r.TheirReason, r.TheirLimit, r.TheirRestore)
+	}
 	if err := n2.Admit(1); !errors.Is(err, ErrDue) {
 		t.Errorf("Admit = %v, want ErrDue", err)
 	}
@@ -174,6 +186,9 @@ func TestAccountCredit(t *testing.T) {
 	eventually(t, "c is served again", standing(Active))
 	if err := n2.Admit(1); err != nil {
 		t.Errorf("after paying: %v", err)
+	}
+	if got := l2.ends[1].rate.Load(); got != 0 {
+		t.Errorf("after paying c is carried at %d cells a second", got)
 	}
 }
 

@@ -50,6 +50,9 @@ const (
 	DefaultSettleAfter = 24 * time.Hour
 	DefaultScanEvery   = time.Hour
 	DefaultPollEvery   = 15 * time.Second
+	DefaultDueAfter    = 48 * time.Hour
+	DefaultStrangers   = Amount(100_000_000)
+	DefaultThrottle    = 64 // cells a second, some 88 kB
 )
 
 // Errors that callers tell apart. Admit returns the first four.
@@ -68,6 +71,7 @@ var (
 type Outbox interface {
 	Bill(msg []byte) error // queues a BILL frame with a copy of msg
 	Wake()                 // asks the writer to call Marker soon
+	Throttle(cells int)    // bounds the neighbor's own cells a second, each way; 0: no bound
 	Close()                // ends the link
 }
 
@@ -87,8 +91,16 @@ type Config struct {
 	// CreditStart is the credit of a neighbor that has paid nothing yet; it grows by
 	// what was paid, up to Credit. 0: Credit, from the start.
 	CreditStart Amount
-	SettleAbove Amount        // we pay a debt above this
-	SettleAfter time.Duration // or one that has a part older than this
+	// CreditStrangers bounds what all neighbors together may owe beyond what each has
+	// paid so far.
+	CreditStrangers Amount
+	// DueAfter is when a debt to us begins to be too old: what its neighbor may owe
+	// falls from then on.
+	DueAfter      time.Duration
+	ThrottleCells int // a second, each way, that a throttled neighbor is carried
+
+	SettleAbove Amount        // we pay a debt above this at once
+	SettleAfter time.Duration // and any that has a part of this age; between, the bound falls in a line
 	MinPayment  Amount        // a smaller debt waits, however old; default 1
 	ScanEvery   time.Duration // how often debts are looked at
 	PollEvery   time.Duration // how often the chain is asked while something is under way
@@ -97,6 +109,9 @@ type Config struct {
 
 	Log *slog.Logger     // nil: nothing is logged
 	Now func() time.Time // nil: time.Now
+	// Up is how long the program has run, by a clock that nobody sets; nil: that of
+	// the system.
+	Up func() time.Duration
 }
 
 func (c *Config) setDefaults() error {
@@ -109,6 +124,7 @@ func (c *Config) setDefaults() error {
 	def(&c.ScanEvery, DefaultScanEvery)
 	def(&c.PollEvery, DefaultPollEvery)
 	def(&c.MarkerEvery, DefaultMarkerEvery)
+	def(&c.DueAfter, DefaultDueAfter)
 	if c.Credit == 0 {
 		c.Credit = DefaultCredit
 	}
@@ -121,6 +137,12 @@ func (c *Config) setDefaults() error {
 	if c.MinPayment == 0 {
 		c.MinPayment = 1
 	}
+	if c.CreditStrangers == 0 {
+		c.CreditStrangers = DefaultStrangers
+	}
+	if c.ThrottleCells == 0 {
+		c.ThrottleCells = DefaultThrottle
+	}
 	if c.MarkerCells == 0 {
 		c.MarkerCells = DefaultMarkerCells
 	}
@@ -130,8 +152,12 @@ func (c *Config) setDefaults() error {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.Up == nil {
+		start := time.Now()
+		c.Up = func() time.Duration { return time.Since(start) }
+	}
 	if c.Path == "" || c.Self.IsZero() || c.Credit < 0 || c.CreditStart < 0 || c.SettleAbove < 0 || c.MinPayment < 0 ||
-		min(c.SettleAfter, c.ScanEvery, c.PollEvery, c.MarkerEvery) < 0 {
+		c.CreditStrangers < 0 || c.ThrottleCells < 0 || min(c.SettleAfter, c.ScanEvery, c.PollEvery, c.MarkerEvery, c.DueAfter) < 0 {
 		return errors.New("billing: path or own address is missing, or a limit is negative")
 	}
 	return nil
@@ -146,8 +172,10 @@ type Book struct {
 	cfg     Config
 	ledger  *ledger
 	settler settler
-	ask     chan chan error // Settle asks the chain loop; unbuffered
-	urged   chan struct{}   // a neighbor asks for payment; holds one, more are the same
+	ask     chan request  // Settle asks the chain loop; unbuffered
+	urged   chan struct{} // a neighbor asks for payment; holds one, more are the same
+
+	strangers *strangers
 
 	mu    sync.Mutex
 	peers map[wire.NodeID]*peer
@@ -169,15 +197,19 @@ type peer struct {
 	live atomic.Pointer[Neighbor] // nil while there is no link
 
 	receivable, payable, repaid atomic.Int64 // durable balances; the writer goroutine sets them
+	pardoned                    atomic.Int64 // the part of receivable that an operator has let pass; likewise
+	oldest                      atomic.Int64 // birth of the oldest part of receivable by its clock, 0: none; likewise
 	lost                        atomic.Int64 // value served on links that ended before it was agreed
 
 	mu      sync.Mutex
 	state   Standing
 	reason  Reason
-	dispute string // in words, with both numbers
-	strikes int    // disputes so far
-	theirs  *hello // from the latest link of this run
-	told    state  // what the neighbor says of us
+	now     state     // how the neighbor is treated, as it was judged last
+	since   time.Time // of state, by the wall clock
+	dispute string    // in words, with both numbers
+	strikes int       // disputes so far
+	theirs  *hello    // from the latest link of this run
+	told    state     // what the neighbor says of us
 }
 
 // Open opens the ledger, checks it, and makes a Book. It asks nothing of the
@@ -190,8 +222,14 @@ func Open(cfg Config) (*Book, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Book{cfg: cfg, ledger: l, ask: make(chan chan error), urged: make(chan struct{}, 1), peers: map[wire.NodeID]*peer{}}
-	err = b.load()
+	b := &Book{cfg: cfg, ledger: l, ask: make(chan request), urged: make(chan struct{}, 1), strangers: newStrangers(cfg.Up), peers: map[wire.NodeID]*peer{}}
+	l.ages.up = cfg.Up
+	if cfg.Direct != nil {
+		l.ages.patience = 2 * cfg.ScanEvery
+	}
+	if err = l.update(context.Background(), l.ages.load); err == nil {
+		err = b.load()
+	}
 	if err == nil {
 		b.settler, err = newSettler(cfg, l)
 	}
@@ -208,12 +246,16 @@ func (b *Book) load() error {
 	}
 	for _, p := range peers {
 		b.peers[p.id] = p
+		b.strangers.share(p, Amount(p.receivable.Load()-p.pardoned.Load()), b.cfg.CreditStrangers)
 	}
 	return nil
 }
 
 // Close ends the writer goroutine after the jobs it has, and closes the file.
-func (b *Book) Close() error { return b.ledger.close() }
+func (b *Book) Close() error {
+	b.ledger.enqueue(b.ledger.ages.save, func(error) {}) // what cannot be saved ages a minute again
+	return b.ledger.close()
+}
 
 // Run does what time asks for (markers, scans, settlement) until ctx ends; it
 // returns nil then.
@@ -235,17 +277,20 @@ func (b *Book) tick(ctx context.Context) {
 			return
 		case <-t.C:
 			for _, n := range b.live() {
-				n.tick(b.cfg.Now())
+				n.tick(b.cfg.Up())
+			}
+			if b.ledger.ages.stale() {
+				b.strangers.lapse()
+				b.ledger.enqueue(b.ledger.ages.save, func(error) {}) // tried again in a minute
 			}
 		}
 	}
 }
 
-func (b *Book) live() []*Neighbor {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// live lists the neighbors with a link, or those of the ones named.
+func (b *Book) live(only ...wire.NodeID) []*Neighbor {
 	var out []*Neighbor
-	for _, p := range b.peers {
+	for _, p := range b.known(only...) {
 		if n := p.live.Load(); n != nil {
 			out = append(out, n)
 		}
@@ -276,7 +321,7 @@ func (b *Book) Neighbor(id wire.NodeID, out Outbox) (*Neighbor, error) {
 	}
 	p.mu.Lock()
 	if p.state == Disputed && p.strikes < maxStrikes {
-		p.state, p.reason = Active, ReasonNone
+		p.settle(state{standing: Active}, b.cfg.Now())
 	}
 	p.theirs, p.told = nil, state{}
 	p.mu.Unlock()
@@ -285,7 +330,7 @@ func (b *Book) Neighbor(id wire.NodeID, out Outbox) (*Neighbor, error) {
 		p.live.CompareAndSwap(n, nil)
 		return nil, err
 	}
-	n.nextMark = b.cfg.Now().Add(jitter(b.cfg.MarkerEvery))
+	n.nextMark = b.cfg.Up() + jitter(b.cfg.MarkerEvery)
 	if err := out.Bill(msg); err != nil {
 		p.live.CompareAndSwap(n, nil)
 		return nil, fmt.Errorf("send billing hello: %w", err)
@@ -312,11 +357,11 @@ func (b *Book) peer(id wire.NodeID) (*peer, error) {
 	return p, nil
 }
 
-// Flush agrees on the counts of every link now and waits until our ledger holds
+// Flush agrees on the counts of every link, or of those to the neighbors named, now and waits until our ledger holds
 // them durably; the neighbor's does too when our last answer has reached it. So
 // after traffic has stopped both are equal to the cell.
-func (b *Book) Flush(ctx context.Context) error {
-	live := b.live()
+func (b *Book) Flush(ctx context.Context, only ...wire.NodeID) error {
+	live := b.live(only...)
 	errs := make([]error, len(live))
 	var wg sync.WaitGroup
 	for i, n := range live {

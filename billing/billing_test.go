@@ -174,11 +174,11 @@ func TestDispute(t *testing.T) {
 	if r := report(t, b).Neighbors[0]; !strings.Contains(r.Dispute, "501") || r.TheyOwe != 0 {
 		t.Errorf("b: dispute %q, owed %v; want both numbers and nothing charged", r.Dispute, r.TheyOwe)
 	}
-	if err := b.Forgive(context.Background(), testID(1)); err != nil {
+	if err := b.Unban(context.Background(), testID(1)); err != nil {
 		t.Fatal(err)
 	}
 	if r := report(t, b).Neighbors[0]; r.Standing != Active {
-		t.Errorf("standing after Forgive: %s", r.Standing)
+		t.Errorf("standing after Unban: %s", r.Standing)
 	}
 }
 
@@ -246,9 +246,11 @@ func TestWrongOrder(t *testing.T) {
 // TestFullDisk lets the ledger run out of pages: service goes on within credit,
 // the report names the file, and everything is agreed once there is space.
 func TestFullDisk(t *testing.T) {
-	var clock atomic.Int64 // every look at it is an hour later, so each charge needs a row of its own
+	var clock atomic.Int64 // of minutes; goes on so far that each charge needs a row of its own
 	late := func(c *Config) {
-		c.Now = func() time.Time { return time.Unix(clock.Add(3600), 0) }
+		c.SettleAfter = 24 * time.Minute
+		c.Up = func() time.Duration { return time.Duration(clock.Load()) * time.Minute }
+		c.Now = func() time.Time { return time.Unix(60*clock.Load(), 0) }
 	}
 	a, b := openBook(t, 1, nil), openBook(t, 2, late)
 	l := join(t, a, b)
@@ -267,6 +269,7 @@ func TestFullDisk(t *testing.T) {
 			t.Fatal("the ledger never ran full")
 		}
 		sent += 150
+		clock.Add(2)
 		l.ends[0].send(WePay, 5, 150)
 		eventually(t, "all cells are carried", l.drained)
 		b.tickAll()
@@ -298,7 +301,7 @@ func TestFullDisk(t *testing.T) {
 
 func (b *Book) tickAll() {
 	for _, n := range b.live() {
-		n.tick(b.cfg.Now())
+		n.tick(b.cfg.Up())
 	}
 }
 
@@ -416,7 +419,10 @@ func BenchmarkMarkerNotDue(b *testing.B) {
 }
 
 func BenchmarkAdmit(b *testing.B) {
-	n := &Neighbor{book: &Book{cfg: Config{Credit: 1}, settler: unpaid{}}, peer: &peer{state: Active}}
+	n, err := openBook(b, 1, nil).Neighbor(testID(2), &memEnd{link: &memLink{stop: make(chan struct{})}, wakes: make(chan struct{}, 1)})
+	if err != nil {
+		b.Fatal(err)
+	}
 	b.ReportAllocs()
 	for b.Loop() {
 		if err := n.Admit(3); err != nil {

@@ -30,7 +30,7 @@ func TestCredit(t *testing.T) {
 		if !answers {
 			l.ends[0].twist = func(f *memFrame) { // a says hello and then nothing more
 				if f.bill != nil && f.bill[0] != kindHello {
-					f.bill = (&state{Active, ReasonNone, 0, 0}).append(nil)
+					f.bill = (&state{standing: Active}).append(nil)
 				}
 			}
 		}

@@ -93,7 +93,25 @@ func (x *tx) refresh(p *peer) error {
 	if _, err := x.one("SELECT coalesce(-sum(amount), 0) FROM posting WHERE neighbor = ? AND account = 'earned'", []any{p.row}, &earned); err != nil {
 		return err
 	}
-	x.balances[p] = balances{payable: o, receivable: r, repaid: min(Amount(earned), Amount(earned)-r)}
+	born, found, err := x.oldest(p.row, sideReceivable)
+	if err != nil {
+		return err
+	}
+	is := balances{payable: o, receivable: r, repaid: min(Amount(earned), Amount(earned)-r)}
+	if found {
+		is.oldest = born.Unix()
+	}
+	// The oldest debts are paid first, so what is left was not let pass.
+	var pardoned int64
+	if _, err := x.one("SELECT pardoned FROM neighbor WHERE id = ?", []any{p.row}, &pardoned); err != nil {
+		return err
+	}
+	if is.pardoned = min(Amount(pardoned), max(r, 0)); is.pardoned < Amount(pardoned) {
+		if err := x.exec("UPDATE neighbor SET pardoned = ? WHERE id = ?", int64(is.pardoned), p.row); err != nil {
+			return err
+		}
+	}
+	x.balances[p] = is
 	return nil
 }
 
@@ -120,7 +138,7 @@ func (x *tx) charge(neighbor int64, side int, a Amount) error {
 		return err
 	}
 	open := min(a, max(0, before+a)) // what was paid ahead is used first
-	now := x.l.now()
+	now := x.l.ages.read(side)
 	var lot, journal, born int64
 	found, err := x.one(`SELECT lot.id, lot.journal, lot.born FROM lot JOIN journal ON journal.id = lot.journal
 		WHERE neighbor = ? AND side = ? AND kind = 'charge' ORDER BY lot.id DESC LIMIT 1`, []any{neighbor, side}, &lot, &journal, &born)

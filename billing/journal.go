@@ -260,14 +260,27 @@ func (x *tx) receive(t evm.Transfer, decimals int32) error {
 		}
 	}
 	var owner any
+	var born int64
 	if known {
 		owner = neighbor
+		if born, err = x.eldest(neighbor); err != nil {
+			return err
+		}
 		if err := x.credited(neighbor, a); err != nil {
 			return err
 		}
 	}
-	return x.exec("INSERT INTO receipt VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", t.Tx[:], int64(t.LogIndex), int64(t.Block.Number), t.Block.Hash[:], //nolint:gosec // a block number
-		t.From[:], owner, int64(a), t.Amount.String(), entry)
+	return x.exec("INSERT INTO receipt VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", t.Tx[:], int64(t.LogIndex), int64(t.Block.Number), t.Block.Hash[:], //nolint:gosec // a block number
+		t.From[:], owner, int64(a), t.Amount.String(), entry, born)
+}
+
+// eldest is the birth of a neighbor's oldest debt to us, 0 if it has none.
+func (x *tx) eldest(neighbor int64) (int64, error) {
+	born, found, err := x.oldest(neighbor, sideReceivable)
+	if err != nil || !found {
+		return 0, err
+	}
+	return born.Unix(), nil
 }
 
 // credited closes lots that a payment has paid for.
@@ -289,7 +302,7 @@ func (i *inbox) Rewind(ctx context.Context, to evm.Mark) error {
 			ref                    string
 		}
 		var all []gone
-		rows, err := tx.QueryContext(tx.ctx, `SELECT coalesce(r.neighbor, 0), r.amount, coalesce(j.at, 0), coalesce(j.ref, '')
+		rows, err := tx.QueryContext(tx.ctx, `SELECT coalesce(r.neighbor, 0), r.amount, r.born, coalesce(j.ref, '')
 			FROM receipt r LEFT JOIN journal j ON j.id = r.entry WHERE r.block > ?`, int64(to.Number)) //nolint:gosec // a block number
 		if err != nil {
 			return err
@@ -331,6 +344,9 @@ func (x *tx) reverse(neighbor int64, a Amount, born int64, ref string) error {
 	entry, err := x.book("reversal", ref, debit, posting{accReceived, 0, -a})
 	if err != nil || neighbor == 0 {
 		return err
+	}
+	if born == 0 {
+		born = x.l.ages.read(sideReceivable).Unix()
 	}
 	if err := x.reopen(neighbor, sideReceivable, a, born, entry); err != nil {
 		return err
@@ -376,7 +392,11 @@ func (x *tx) bind(p *peer, h *hello) error {
 	if _, err := x.book("claim", strconv.FormatInt(n+1, 10), posting{accUnallocated, 0, Amount(sum)}, posting{accReceivable, p.row, -Amount(sum)}); err != nil {
 		return err
 	}
-	if err := x.exec("UPDATE receipt SET neighbor = ? WHERE sender = ? AND neighbor IS NULL", p.row, h.wallet[:]); err != nil {
+	born, err := x.eldest(p.row)
+	if err != nil {
+		return err
+	}
+	if err := x.exec("UPDATE receipt SET neighbor = ?, born = ? WHERE sender = ? AND neighbor IS NULL", p.row, born, h.wallet[:]); err != nil {
 		return err
 	}
 	return x.credited(p.row, Amount(sum))

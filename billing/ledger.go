@@ -29,6 +29,7 @@ const (
 type ledger struct {
 	path  string
 	now   func() time.Time
+	ages  *ages         // by which debts age
 	span  time.Duration // charges within it share a lot
 	write *sql.DB       // one connection, used by the writer goroutine only
 	read  *sql.DB       // read-only connections, for reports
@@ -78,7 +79,7 @@ func openLedger(path string, now func() time.Time, span time.Duration) (*ledger,
 		return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}).String() +
 			"?_pragma=busy_timeout(5000)&_pragma=foreign_keys(1)&_pragma=synchronous(FULL)" + extra
 	}
-	l := &ledger{path: path, now: now, span: span, jobs: make(chan job, maxJobs), closing: make(chan struct{}), ended: make(chan struct{})}
+	l := &ledger{path: path, now: now, ages: newAges(now), span: span, jobs: make(chan job, maxJobs), closing: make(chan struct{}), ended: make(chan struct{})}
 	if l.write, err = sql.Open("sqlite", dsn("&_pragma=journal_mode(WAL)&_txlock=immediate")); err != nil {
 		return nil, fmt.Errorf("open ledger %s: %w", path, err)
 	}
@@ -197,13 +198,18 @@ func (l *ledger) transact(ctx context.Context, do func(*tx) error) error {
 }
 
 // balances are what refresh has read of one neighbor.
-type balances struct{ payable, receivable, repaid Amount }
+type balances struct {
+	payable, receivable, repaid, pardoned Amount
+	oldest                                int64 // birth of the oldest part of receivable; 0: none
+}
 
 func (x *tx) publish() {
 	for p, b := range x.balances {
 		p.receivable.Store(int64(b.receivable))
 		p.payable.Store(int64(b.payable))
 		p.repaid.Store(int64(b.repaid))
+		p.pardoned.Store(int64(b.pardoned))
+		p.oldest.Store(b.oldest)
 	}
 }
 

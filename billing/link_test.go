@@ -4,6 +4,7 @@ import (
 	"errors"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,6 +34,7 @@ type memEnd struct {
 	n     *Neighbor
 	in    chan memFrame
 	wakes chan struct{}
+	rate  atomic.Int64    // what Throttle was told
 	twist func(*memFrame) // changes what is sent, to lie
 
 	mu    sync.Mutex
@@ -69,6 +71,8 @@ func (e *memEnd) Wake() {
 	default:
 	}
 }
+
+func (e *memEnd) Throttle(cells int) { e.rate.Store(int64(cells)) }
 
 func (e *memEnd) Close() { e.link.once.Do(func() { close(e.link.stop) }) }
 

@@ -48,6 +48,8 @@ const (
 	Cut      Standing = 2 // new circuits that the neighbor would pay are refused
 	Disputed Standing = 3 // the same, because counts differ
 	Warned   Standing = 4 // served, and soon not if nothing is paid
+	// Throttled is served at a bounded rate.
+	Throttled Standing = 5
 )
 
 func (s Standing) String() string {
@@ -60,6 +62,8 @@ func (s Standing) String() string {
 		return "disputed"
 	case Warned:
 		return "warned"
+	case Throttled:
+		return "throttled"
 	}
 	return fmt.Sprintf("standing %d", uint8(s))
 }
@@ -73,6 +77,8 @@ const (
 	ReasonCredit       Reason = 1 // owes more than the credit, or soon does
 	ReasonCounts       Reason = 2 // counts differ
 	ReasonNoSettlement Reason = 3 // no common way, chain or token, or no bound wallet
+	ReasonAge          Reason = 4 // a part of the debt is too old for so much
+	ReasonStrangers    Reason = 5 // what neighbors that paid little may owe together is used up
 )
 
 func (r Reason) String() string {
@@ -85,9 +91,16 @@ func (r Reason) String() string {
 		return "counts differ"
 	case ReasonNoSettlement:
 		return "no common way to settle"
+	case ReasonAge:
+		return "a part of the debt is too old"
+	case ReasonStrangers:
+		return "the credit for neighbors that have paid little is used up"
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
 }
+
+// paid tells whether a payment helps.
+func (r Reason) paid() bool { return r == ReasonCredit || r == ReasonAge || r == ReasonStrangers }
 
 // Sizes and bounds of messages.
 const (
@@ -97,7 +110,7 @@ const (
 	countSize    = 1 + 1 + 8
 	flagBinding  = 1 // of HELLO
 	flagReply    = 1 // of TALLY: answer with a TALLY of your own
-	stateSize    = 1 + 1 + 1 + 8 + 8
+	stateSize    = 1 + 1 + 1 + 8 + 8 + 8
 	helloVersion = 1
 )
 
@@ -313,22 +326,27 @@ type state struct {
 	standing Standing
 	reason   Reason
 	owed     Amount // what the receiver of the message owes, unagreed cells included
-	limit    Amount
+	limit    Amount // what it may owe at present
+	pay      Amount // what has to be paid for it to be active; 0: it is, or no payment helps
 }
 
 func (s *state) append(b []byte) []byte {
 	b = append(b, kindState, byte(s.standing), byte(s.reason))
-	b = binary.BigEndian.AppendUint64(b, uint64(max(s.owed, 0)))     //nolint:gosec // not negative
-	return binary.BigEndian.AppendUint64(b, uint64(max(s.limit, 0))) //nolint:gosec // not negative
+	for _, a := range []Amount{s.owed, s.limit, s.pay} {
+		b = binary.BigEndian.AppendUint64(b, uint64(max(a, 0))) //nolint:gosec // not negative
+	}
+	return b
 }
 
 func parseState(b []byte) (*state, error) {
 	r := &reader{b: b}
 	kind := r.u8()
 	s := &state{standing: Standing(r.u8()), reason: Reason(r.u8())}
-	owed, limit := r.u64(), r.u64()
-	s.owed, s.limit = Amount(owed), Amount(limit) //nolint:gosec // checked next
-	if kind != kindState || s.standing < Active || s.standing > Warned || s.reason > ReasonNoSettlement || s.owed < 0 || s.limit < 0 {
+	for _, a := range []*Amount{&s.owed, &s.limit, &s.pay} {
+		*a = Amount(r.u64()) //nolint:gosec // checked next
+		r.bad = r.bad || *a < 0
+	}
+	if kind != kindState || s.standing < Active || s.standing > Throttled || s.reason > ReasonStrangers {
 		r.bad = true
 	}
 	return s, r.end("state")

@@ -35,7 +35,7 @@ func TestGolden(t *testing.T) {
 		{"tally", "02 01 00000002 00000001 0002 00 01 0000000000000003 01 02 0000000000000004", tal.append(nil)},
 		{"ack", "03 00000002 00", (&ack{seq: 2}).append(nil)},
 		{"ack differs", "03 00000002 01 01 05 0000000000000009", (&ack{seq: 2, differs: true, payer: 1, tier: 5, cells: 9}).append(nil)},
-		{"state", "04 02 01 0000000000000007 0000000000000005", (&state{Cut, ReasonCredit, 7, 5}).append(nil)},
+		{"state", "04 02 05 0000000000000007 0000000000000005 0000000000000004", (&state{Cut, ReasonStrangers, 7, 5, 4}).append(nil)},
 	} {
 		want, err := hex.DecodeString(strings.ReplaceAll(c.want, " ", ""))
 		if err != nil {
@@ -67,7 +67,7 @@ func FuzzMessage(f *testing.F) {
 	tal.sent[WePay][1] = 5
 	for _, b := range [][]byte{
 		sampleHello().append(nil), tal.append(nil), (&ack{seq: 1}).append(nil), (&ack{seq: 1, differs: true}).append(nil),
-		(&state{Active, ReasonNone, 1, 2}).append(nil), {}, {1}, {2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0xff, 0xff},
+		(&state{Throttled, ReasonAge, 1, 2, 3}).append(nil), {}, {1}, {2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0xff, 0xff},
 	} {
 		f.Add(b)
 	}

@@ -15,6 +15,14 @@ var migrations = []string{
 	   cum INTEGER NOT NULL, acked INTEGER NOT NULL, CHECK (0 <= acked AND acked <= cum),
 	   PRIMARY KEY (neighbor, dir, way)
 	 ) STRICT, WITHOUT ROWID`,
+	// The part of a neighbor's debt that an operator has let pass, and the age of what
+	// a receipt has paid for, 0: nothing. lot.born is by the clocks of ages.go.
+	`ALTER TABLE neighbor ADD COLUMN pardoned INTEGER NOT NULL DEFAULT 0 CHECK (pardoned >= 0);
+	 ALTER TABLE receipt ADD COLUMN born INTEGER NOT NULL DEFAULT 0;
+	 CREATE TABLE consumed (
+	   day TEXT NOT NULL, neighbor INTEGER NOT NULL REFERENCES neighbor, tier INTEGER NOT NULL, cells INTEGER NOT NULL CHECK (cells >= 0),
+	   PRIMARY KEY (day, neighbor, tier)
+	 ) STRICT, WITHOUT ROWID`,
 }
 
 // schemaVersion is the present version.

@@ -33,8 +33,8 @@ type Neighbor struct {
 	base     *totals       // agreed at the start by both; nil before the neighbor's HELLO
 	agreed   totals        // agreed on this link, durable
 	claimed  counts        // what the neighbor's last marker says it has sent
-	nextMark time.Time
-	nextUrge time.Time // not before this do we look again whether to pay at once
+	nextMark time.Duration // by Config.Up
+	nextUrge time.Duration // not before this do we look again whether to pay at once
 
 	// Our markers: at most one waits for its answer.
 	seq     uint32
@@ -50,6 +50,7 @@ type Neighbor struct {
 
 	disputed bool
 	told     state // what we announced last
+	rate     int   // cells a second that the link carries of the neighbor's; 0: as many as it can
 
 	// Writes to the ledger, in order, the first one under way while busy. At most
 	// three (HELLO, the neighbor's marker, the answer to ours), what Linked reads,
@@ -75,7 +76,7 @@ func (n *Neighbor) Admit(tier wire.Tier) error {
 	}
 	standing, reason := n.judge()
 	switch {
-	case standing == Active, standing == Warned:
+	case standing == Active, standing == Warned, standing == Throttled:
 		return nil
 	case standing == Disputed:
 		return ErrDisputed
@@ -83,81 +84,6 @@ func (n *Neighbor) Admit(tier wire.Tier) error {
 		return ErrNoSettlement
 	}
 	return ErrDue
-}
-
-// exposure is what the neighbor owes us in all; the part of it that is not
-// agreed, on this link or on earlier ones that have ended; and the price of what
-// it was served on this link, paid or not.
-func (n *Neighbor) exposure() (owed, pending, served Amount) {
-	// Agreed counts and the balance that they are part of change together under
-	// n.mu, so that nothing is counted twice here.
-	n.mu.Lock()
-	agreed, balance := n.agreed, Amount(n.peer.receivable.Load())
-	n.mu.Unlock()
-	open := totals{n.meters[Sent].snapshot(), n.meters[Received].snapshot()}
-	served = open.owed(TheyPay)
-	for dir := range open {
-		for p := range open[dir] {
-			for t := range open[dir][p] {
-				open[dir][p][t] -= min(agreed[dir][p][t], open[dir][p][t])
-			}
-		}
-	}
-	pending = Amount(n.peer.lost.Load()) + open.owed(TheyPay)
-	return balance + pending, pending, served
-}
-
-// limit is how much the neighbor may owe: little at first, more by what it has
-// paid (docs/protocol.md section 7.2).
-func (n *Neighbor) limit() Amount {
-	c := &n.book.cfg
-	return min(c.Credit, c.CreditStart+min(Amount(max(n.peer.repaid.Load(), 0)), c.Credit-c.CreditStart))
-}
-
-// judge works out how the neighbor is to be treated and tells it when that has
-// changed. A neighbor far over its credit loses the link.
-func (n *Neighbor) judge() (Standing, Reason) {
-	owed, _, served := n.exposure()
-	limit := n.limit()
-	free := n.book.settler.Way() == WayNone
-	n.mu.Lock()
-	disputed, ended, hello := n.disputed, n.ended, n.base != nil
-	n.mu.Unlock()
-
-	p := n.peer
-	p.mu.Lock()
-	disputed = disputed || p.state == Disputed
-	switch {
-	case disputed:
-		p.state, p.reason = Disputed, ReasonCounts
-	case free:
-		p.state, p.reason = Active, ReasonNone
-	case hello && !n.book.settler.Accepts(p.theirs):
-		p.state, p.reason = Cut, ReasonNoSettlement
-	case owed > limit:
-		p.state, p.reason = Cut, ReasonCredit
-	case owed > limit/4*3:
-		p.state, p.reason = Warned, ReasonCredit
-	default:
-		p.state, p.reason = Active, ReasonNone
-	}
-	now := state{standing: p.state, reason: p.reason, owed: owed, limit: limit}
-	p.mu.Unlock()
-
-	n.mu.Lock()
-	news := !ended && hello && (now.standing != n.told.standing || now.reason != n.told.reason) &&
-		(n.told.standing != 0 || now.standing != Active)
-	if news {
-		n.told = now
-	}
-	n.mu.Unlock()
-	if news {
-		_ = n.out.Bill(now.append(nil)) // a link that has ended needs no news
-	}
-	if !ended && !free && owed/2 > limit && served > limit {
-		n.out.Close()
-	}
-	return now.standing, now.reason
 }
 
 // Marker is asked by the link's writer between batches.
@@ -179,7 +105,7 @@ func (n *Neighbor) Marker() []byte {
 	n.waiting = &tally{reply: n.reply, seq: n.seq, seen: n.seen, sent: n.meters[Sent].snapshot()}
 	n.force, n.reply = false, false
 	n.marked.Store(sent)
-	n.nextMark = n.book.cfg.Now().Add(jitter(n.book.cfg.MarkerEvery))
+	n.nextMark = n.book.cfg.Up() + jitter(n.book.cfg.MarkerEvery)
 	n.step()
 	return n.waiting.append(make([]byte, 0, 256))
 }
@@ -191,9 +117,9 @@ func (n *Neighbor) step() {
 }
 
 // tick is called about once a second.
-func (n *Neighbor) tick(now time.Time) {
+func (n *Neighbor) tick(now time.Duration) {
 	n.mu.Lock()
-	mark := !n.ended && n.waiting == nil && !now.Before(n.nextMark) && n.meters[Sent].total.Load() != n.marked.Load()
+	mark := !n.ended && n.waiting == nil && now >= n.nextMark && n.meters[Sent].total.Load() != n.marked.Load()
 	n.mu.Unlock()
 	n.pump()
 	if mark {
@@ -206,18 +132,18 @@ func (n *Neighbor) tick(now time.Time) {
 
 // hurry has a debt looked at before the next scan when the neighbor warns us. A
 // debt that is small by our own measure waits: nobody makes us pay fees for dust.
-func (n *Neighbor) hurry(now time.Time) {
+func (n *Neighbor) hurry(now time.Duration) {
 	c := &n.book.cfg
 	n.peer.mu.Lock()
-	asked := n.peer.told.reason == ReasonCredit
+	asked := n.peer.told.reason.paid()
 	n.peer.mu.Unlock()
 	if !asked || Amount(n.peer.payable.Load()) < c.urgent() {
 		return
 	}
 	n.mu.Lock()
-	due := !now.Before(n.nextUrge)
+	due := now >= n.nextUrge
 	if due {
-		n.nextUrge = now.Add(c.PollEvery)
+		n.nextUrge = now + c.PollEvery
 	}
 	n.mu.Unlock()
 	if due {
@@ -328,7 +254,8 @@ func (n *Neighbor) quarrel(text string) {
 	n.mu.Unlock()
 	n.peer.mu.Lock()
 	n.peer.strikes++
-	n.peer.state, n.peer.reason, n.peer.dispute = Disputed, ReasonCounts, text
+	n.peer.settle(state{standing: Disputed, reason: ReasonCounts}, n.book.cfg.Now())
+	n.peer.dispute = text
 	n.peer.mu.Unlock()
 	n.book.cfg.Log.Warn("billing counts are disputed", "strikes", n.peer.strikes)
 }

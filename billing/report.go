@@ -26,6 +26,7 @@ type Report struct {
 	HeadTime     time.Time `json:",omitzero"`
 
 	Credit    Amount
+	Frozen    bool     // debts to us do not age and nobody is cut off, since our own view of payments may be old
 	Problems  []string // in words, with what helps
 	Neighbors []NeighborReport
 	Fees      Amount // of the chain's own coin (1e-9 of it) that payments have cost
@@ -37,12 +38,17 @@ type Report struct {
 type NeighborReport struct {
 	Node      wire.NodeID
 	Connected bool
-	Standing  Standing // how we treat the neighbor
-	Reason    string   // why, in words; empty while active
-	Dispute   string   // the last one, with both numbers
+	Standing  Standing  // how we treat the neighbor
+	Reason    string    // why, in words; empty while active
+	Dispute   string    // the last one, with both numbers
+	Since     time.Time // of Standing
+	Limit     Amount    // what it may owe at present
+	Restore   Amount    // what it has to pay to be active; 0: nothing, or no payment helps
 	// How the neighbor says that it treats us; zero before it has said anything.
 	TheirStanding Standing
 	TheirReason   string
+	TheirLimit    Amount // what we may owe it
+	TheirRestore  Amount // what we have to pay to be active; 0: nothing, or no payment helps
 
 	Counts     []Count // agreed since the beginning, and what is not agreed yet
 	TheyOwe    Amount  // agreed and unpaid; negative: paid ahead
@@ -91,17 +97,12 @@ type Receipt struct {
 // Report reads the state of everything. It waits for the disk, not for the
 // chain.
 func (b *Book) Report(ctx context.Context) (Report, error) {
-	r := Report{Way: b.settler.Way(), Credit: b.cfg.Credit, Commits: b.ledger.commits.Load()}
+	r := Report{Way: b.settler.Way(), Credit: b.cfg.Credit, Frozen: b.ledger.ages.frozen(), Commits: b.ledger.commits.Load()}
 	b.reportChain(&r)
 	if err := b.ledger.broken.Load(); err != nil {
 		r.Problems = append(r.Problems, (*err).Error())
 	}
-	b.mu.Lock()
-	peers := make([]*peer, 0, len(b.peers))
-	for _, p := range b.peers {
-		peers = append(peers, p)
-	}
-	b.mu.Unlock()
+	peers := b.known()
 	slices.SortFunc(peers, func(x, y *peer) int { return int(x.row - y.row) })
 	for _, p := range peers {
 		n, err := b.reportPeer(ctx, p)
@@ -144,10 +145,14 @@ func (b *Book) reportChain(r *Report) {
 
 func (b *Book) reportPeer(ctx context.Context, p *peer) (NeighborReport, error) {
 	n := p.live.Load()
+	if n == nil {
+		b.judgeAway(p)
+	}
 	p.mu.Lock()
 	r := NeighborReport{
 		Node: p.id, Connected: n != nil, Standing: p.state, Reason: p.reason.String(), Dispute: p.dispute,
-		TheirStanding: p.told.standing, TheirReason: p.told.reason.String(),
+		Since: p.since, Limit: p.now.limit, Restore: p.now.pay,
+		TheirStanding: p.told.standing, TheirReason: p.told.reason.String(), TheirLimit: p.told.limit, TheirRestore: p.told.pay,
 		TheyOwe: Amount(p.receivable.Load()), WeOwe: Amount(p.payable.Load()),
 	}
 	if h := p.theirs; h != nil && h.earning != (evm.Address{}) {
@@ -251,9 +256,11 @@ func (b *Book) Acknowledge(ctx context.Context, payment int64) error {
 	})
 }
 
-// Forgive ends a dispute: the neighbor is served again from the last agreed
-// counts.
-func (b *Book) Forgive(ctx context.Context, id wire.NodeID) error {
+// Unban has a neighbor served again that was cut off, or whose counts were
+// disputed: from the last agreed counts, and what it owes by now is not held
+// against it, though it stays owed. Its debt is young again, and it may owe its
+// limit beside.
+func (b *Book) Unban(ctx context.Context, id wire.NodeID) error {
 	b.mu.Lock()
 	p := b.peers[id]
 	b.mu.Unlock()
@@ -265,15 +272,32 @@ func (b *Book) Forgive(ctx context.Context, id wire.NodeID) error {
 		if err := tx.exec("UPDATE total SET proven = 0 WHERE neighbor = ?", p.row); err != nil {
 			return err
 		}
-		return tx.exec("UPDATE neighbor SET strikes = 0 WHERE id = ?", p.row)
+		owed, err := tx.balance(p.row, sideReceivable)
+		if err != nil {
+			return err
+		}
+		if err := tx.exec("UPDATE lot SET born = ? WHERE neighbor = ? AND side = ? AND open > 0", b.ledger.ages.read(sideReceivable).Unix(), p.row, sideReceivable); err != nil {
+			return err
+		}
+		if err := tx.exec("UPDATE neighbor SET strikes = 0, pardoned = ? WHERE id = ?", int64(max(owed, 0)), p.row); err != nil {
+			return err
+		}
+		return tx.refresh(p)
 	}); err != nil {
 		return err
 	}
+	p.lost.Store(0) // never agreed, and so nobody will ask for it
 	p.mu.Lock()
-	p.strikes, p.state, p.reason = 0, Active, ReasonNone
+	disputed := p.state == Disputed
+	p.strikes = 0
+	p.settle(state{standing: Active}, b.cfg.Now())
 	p.mu.Unlock()
-	if n := p.live.Load(); n != nil {
+	switch n := p.live.Load(); {
+	case n == nil:
+	case disputed:
 		n.out.Close() // a new link starts from the agreed counts
+	default:
+		n.judge()
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -199,6 +200,9 @@ func (d *direct) Poll(ctx context.Context) (evm.Outcome, error) {
 		d.decimals.Store(int32(n))
 	}
 	_, err := d.receipts.Scan(ctx)
+	if err == nil {
+		d.ledger.ages.sighted()
+	}
 	if d.payments == nil {
 		return evm.Outcome{}, err
 	}
@@ -213,28 +217,32 @@ func (b *Book) settle(ctx context.Context) {
 	timer := time.NewTimer(0) // at once: payments of the last run may wait to be sent again
 	defer timer.Stop()
 	failures := 0
-	nextScan := b.cfg.Now()
+	nextScan := b.cfg.Up()
 	for {
-		var answer chan error
+		var asked request
 		select {
 		case <-ctx.Done():
 			return
-		case answer = <-b.ask:
+		case asked = <-b.ask:
 		case <-b.urged:
-			nextScan = b.cfg.Now()
+			nextScan = b.cfg.Up()
 		case <-timer.C:
 		}
-		now := b.cfg.Now()
-		scan := answer != nil || !now.Before(nextScan)
+		now := b.cfg.Up()
+		scan := asked.answer != nil || now >= nextScan
 		if !scan && failures == 0 && !b.underWay(ctx) {
 			timer.Reset(min(b.cfg.PollEvery, b.cfg.ScanEvery))
 			continue
 		}
 		err := b.poll(ctx)
 		if scan {
-			nextScan = now.Add(b.cfg.ScanEvery)
-			planned, err2 := b.plan(ctx, answer != nil)
-			err = errors.Join(err, err2)
+			if len(asked.only) == 0 {
+				nextScan = now + b.cfg.ScanEvery
+			}
+			planned, err2 := b.plan(ctx, asked.answer != nil, asked.only...)
+			if err = errors.Join(err, err2); err == nil {
+				b.ledger.ages.scanned()
+			}
 			if planned > 0 {
 				err = errors.Join(err, b.poll(ctx))
 			}
@@ -242,8 +250,8 @@ func (b *Book) settle(ctx context.Context) {
 		for _, n := range b.live() {
 			n.judge()
 		}
-		if answer != nil {
-			answer <- err // buffered
+		if asked.answer != nil {
+			asked.answer <- err // buffered
 		}
 		wait := min(b.cfg.PollEvery, b.cfg.ScanEvery)
 		if err != nil && ctx.Err() == nil {
@@ -283,49 +291,49 @@ func (b *Book) poll(ctx context.Context) error {
 	return err
 }
 
-// Settle agrees on all counts and pays what is owed now, whatever the
-// thresholds; it returns when the payments are sent or what keeps them waiting
-// is known, not when they are final. Run must be running.
-func (b *Book) Settle(ctx context.Context) error {
-	flushed := b.Flush(ctx)
-	answer := make(chan error, 1)
+// request asks the accountant's loop to pay at once.
+type request struct {
+	only   []wire.NodeID // nobody else; empty: all
+	answer chan error    // buffered; nil in the zero value, which asks nothing
+}
+
+// Settle agrees on counts and pays what is owed now, to all neighbors or only to
+// those named, whatever the thresholds; it returns when the payments are sent or
+// what keeps them waiting is known, not when they are final. Run must be running.
+func (b *Book) Settle(ctx context.Context, only ...wire.NodeID) error {
+	flushed := b.Flush(ctx, only...)
+	asked := request{only, make(chan error, 1)}
 	select {
-	case b.ask <- answer:
+	case b.ask <- asked:
 	case <-ctx.Done():
 		return errors.Join(flushed, ctx.Err())
 	}
 	select {
-	case err := <-answer:
+	case err := <-asked.answer:
 		return errors.Join(flushed, err)
 	case <-ctx.Done():
 		return errors.Join(flushed, ctx.Err())
 	}
 }
 
-// plan makes payments of the debts that are due: above the threshold, old, or
-// asked for by the neighbor; with now, all.
-func (b *Book) plan(ctx context.Context, now bool) (planned int, err error) {
-	b.mu.Lock()
-	peers := make([]*peer, 0, len(b.peers))
-	for _, p := range b.peers {
-		peers = append(peers, p)
-	}
-	b.mu.Unlock()
-	for _, p := range peers {
+// plan makes payments of the debts that are due by their size and age, or asked
+// for by the neighbor; with now, of all, or all of the neighbors named.
+func (b *Book) plan(ctx context.Context, now bool, only ...wire.NodeID) (planned int, err error) {
+	for _, p := range b.known(only...) {
 		owed := b.settler.Round(Amount(p.payable.Load()))
 		p.mu.Lock()
 		payee, ok := b.settler.CanPay(p.theirs)
-		asked := p.told.reason == ReasonCredit && (p.told.standing == Cut || owed >= b.cfg.urgent())
+		asked := p.told.reason.paid() && (p.told.standing == Cut || owed >= b.cfg.urgent())
 		p.mu.Unlock()
 		if !ok || owed <= 0 || owed < b.cfg.MinPayment {
 			continue
 		}
-		if !now && !asked && owed <= b.cfg.SettleAbove {
-			old, err2 := b.ledger.olderThan(ctx, p.row, b.cfg.SettleAfter)
+		if !now && !asked {
+			age, err2 := b.ledger.ageOf(ctx, p.row)
 			if err2 != nil {
 				return planned, errors.Join(err, err2)
 			}
-			if !old {
+			if owed <= b.cfg.due(age) {
 				continue
 			}
 		}
@@ -340,14 +348,29 @@ func (b *Book) plan(ctx context.Context, now bool) (planned int, err error) {
 	return planned, err
 }
 
-// olderThan tells whether a part of what we owe is older than d.
-func (l *ledger) olderThan(ctx context.Context, neighbor int64, d time.Duration) (old bool, err error) {
+// known lists the neighbors, or those of the ones named that are known.
+func (b *Book) known(only ...wire.NodeID) []*peer {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	peers := make([]*peer, 0, len(b.peers))
+	for id, p := range b.peers {
+		if len(only) == 0 || slices.Contains(only, id) {
+			peers = append(peers, p)
+		}
+	}
+	return peers
+}
+
+// ageOf is the age of the oldest part of what we owe a neighbor.
+func (l *ledger) ageOf(ctx context.Context, neighbor int64) (age time.Duration, err error) {
 	err = l.update(ctx, func(tx *tx) error {
 		born, found, err := tx.oldest(neighbor, sidePayable)
-		old = found && l.now().Sub(born) >= d
+		if found {
+			age = max(0, l.ages.read(sidePayable).Sub(born))
+		}
 		return err
 	})
-	return old, err
+	return age, err
 }
 
 var errUnderWay = errors.New("a payment to this neighbor is under way")
@@ -375,7 +398,7 @@ func (l *ledger) plan(ctx context.Context, p *peer, wallet, payee evm.Address, a
 			return err
 		}
 		if !found {
-			born = l.now()
+			born = l.ages.read(sidePayable)
 		}
 		res, err := tx.ExecContext(tx.ctx, "INSERT INTO intent (neighbor, wallet, payee, amount, token_amount, born, planned, state) VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
 			p.row, wallet[:], payee[:], int64(a), token.String(), born.Unix(), l.now().Unix())

@@ -115,7 +115,7 @@ type Link struct {
 	sealer *onion.Sealer // the writer's
 	recv   receiver
 
-	mu       sync.Mutex // guards the fields up to bereft
+	mu       sync.Mutex // guards the fields up to slow
 	ended    bool
 	lanes    map[wire.CircuitID]*Lane
 	nextOurs wire.CircuitID
@@ -127,11 +127,13 @@ type Link struct {
 	fresh    laneList
 	old      laneList
 	bereft   []Receiver // of lanes that were evicted, to be told by watch
+	slow     throttle
 
 	queued  atomic.Int64  // cells in all lanes
 	arrived atomic.Int64  // when something arrived last, on the link's clock
 	wakeup  chan struct{} // capacity 1: there is something to send
 	tell    chan struct{} // capacity 1: somebody is bereft
+	pace    chan struct{} // capacity 1: the throttle has changed
 	once    sync.Once     // guards err and done
 	err     error
 	done    chan struct{}
@@ -143,7 +145,7 @@ func newLink(conn net.Conn, cfg Config, peer Peer, initiator bool, s *onion.Seal
 		conn: conn, peer: peer, initiator: initiator, budget: cfg.Budget,
 		maxWindow: int64(cfg.MaxWindow), maxLanes: cfg.MaxLanes, start: time.Now(),
 		lanes: make(map[wire.CircuitID]*Lane), nextOurs: 1,
-		wakeup: make(chan struct{}, 1), tell: make(chan struct{}, 1), done: make(chan struct{}),
+		wakeup: make(chan struct{}, 1), tell: make(chan struct{}, 1), pace: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	l.sealer, l.recv.opener = s, o
 	l.recv.run, l.recv.spare = make([]*wire.Cell, 0, maxRun), make([]*wire.Cell, 0, maxRun)
@@ -274,10 +276,28 @@ func (l *Link) watch(ctx context.Context) {
 	tick := time.NewTicker(keepaliveTick)
 	defer tick.Stop()
 	l.sendPing()
+	var pace <-chan time.Time // ticks while the link is throttled
+	var paced *time.Ticker
+	defer func() {
+		if paced != nil {
+			paced.Stop()
+		}
+	}()
 	for {
 		select {
 		case <-l.done:
 			return
+		case <-l.pace:
+			switch slow := l.slow.rate.Load() > 0; {
+			case slow && paced == nil:
+				paced = time.NewTicker(throttleTick)
+				pace = paced.C
+			case !slow && paced != nil:
+				paced.Stop()
+				paced, pace = nil, nil
+			}
+		case <-pace:
+			l.refillAndWake()
 		case <-ctx.Done():
 			l.fail(ctx.Err())
 			return

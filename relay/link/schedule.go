@@ -108,16 +108,21 @@ func (l *Link) fillCells(batch []byte) []byte {
 		} else {
 			ln.deficit = min(ln.deficit, quantum)
 		}
+		most := l.allow(ln, min(room, ln.deficit))
+		if most == 0 {
+			continue // it waits elsewhere
+		}
 		var n int
 		var more bool
-		batch, n, more = ln.take(batch, min(room, ln.deficit))
+		batch, n, more = ln.take(batch, most)
 		ln.deficit -= n
 		if n > 0 {
 			l.count(Sent, ln, n)
+			l.spend(ln, n)
 		}
 		switch {
 		case more && ln.deficit > 0:
-			l.putBack(ln, fresh, true) // the batch is full
+			l.putBack(ln, fresh, true) // the batch is full, or the link is throttled
 		case more || fresh:
 			l.putBack(ln, false, false)
 		default:

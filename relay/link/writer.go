@@ -129,11 +129,15 @@ func (l *Link) fillGrants(batch []byte) []byte {
 		if ln == nil {
 			return batch
 		}
+		if !l.mayGrant(ln) {
+			continue
+		}
 		ln.granting.Store(false) // before the amount is read: what comes later lists the lane again
 		ln.mu.Lock()
 		if ln.state == open {
 			if n := ln.in.grant(); n > 0 {
 				batch = wire.AppendCredit(batch, ln.id, uint32(n))
+				l.granted(ln, wire.Cells(n))
 			}
 		}
 		ln.mu.Unlock()
