@@ -47,6 +47,17 @@ func payBody(what byte, cum int64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{what}, uint64(cum)) //nolint:gosec // never negative
 }
 
+func parsePay(b []byte) (what byte, cum int64, err error) {
+	if len(b) != paySize || b[0] != payClaim && b[0] != payConfirm {
+		return 0, 0, fmt.Errorf("%w: pay", ErrMessage)
+	}
+	u := binary.BigEndian.Uint64(b[1:])
+	if u == 0 || u >= maxCumulative {
+		return 0, 0, fmt.Errorf("%w: amount of pay", ErrMessage)
+	}
+	return b[0], int64(u), nil
+}
+
 // Plan books a payment and says it to the neighbor, now or on the next link.
 func (a account) Plan(ctx context.Context, p *peer, _ evm.Address, amount Amount) error {
 	var cum int64
@@ -113,15 +124,11 @@ func (a account) Linked(n *Neighbor) {
 
 // Message takes a claim or a confirmation.
 func (a account) Message(n *Neighbor, b []byte) error {
-	if len(b) != paySize || b[0] != payClaim && b[0] != payConfirm {
-		return fmt.Errorf("%w: pay", ErrMessage)
+	what, cum, err := parsePay(b)
+	if err != nil {
+		return err
 	}
-	u := binary.BigEndian.Uint64(b[1:])
-	if u == 0 || u >= maxCumulative {
-		return fmt.Errorf("%w: amount of pay", ErrMessage)
-	}
-	cum := int64(u)
-	if b[0] == payConfirm {
+	if what == payConfirm {
 		return n.persistPay(func(tx *tx) error { return tx.confirmed(n.peer, cum) }, func() {})
 	}
 	var held int64

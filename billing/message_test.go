@@ -35,6 +35,7 @@ func TestGolden(t *testing.T) {
 		{"tally", "02 01 00000002 00000001 0002 00 01 0000000000000003 01 02 0000000000000004", tal.append(nil)},
 		{"ack", "03 00000002 00", (&ack{seq: 2}).append(nil)},
 		{"ack differs", "03 00000002 01 01 05 0000000000000009", (&ack{seq: 2, differs: true, payer: 1, tier: 5, cells: 9}).append(nil)},
+		{"pay", "02 0000000000000007", payBody(payConfirm, 7)},
 		{"state", "04 02 05 0000000000000007 0000000000000005 0000000000000004", (&state{Cut, ReasonStrangers, 7, 5, 4}).append(nil)},
 	} {
 		want, err := hex.DecodeString(strings.ReplaceAll(c.want, " ", ""))
@@ -83,6 +84,25 @@ func FuzzMessage(f *testing.F) {
 		}
 		if m, err := parseState(b); err == nil && !bytes.Equal(m.append(nil), b) {
 			t.Errorf("state %x does not come back", b)
+		}
+	})
+}
+
+// FuzzPay takes the body of a PAY message of the account way, after its kind and way.
+func FuzzPay(f *testing.F) {
+	for _, b := range [][]byte{payBody(payClaim, 1), payBody(payConfirm, int64(maxCumulative)-1), payBody(payClaim, 0), payBody(3, 5), {}, {payClaim}} {
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		what, cum, err := parsePay(b)
+		if err != nil {
+			return
+		}
+		if cum <= 0 || what != payClaim && what != payConfirm {
+			t.Errorf("pay %x is %d of %d", b, what, cum)
+		}
+		if !bytes.Equal(payBody(what, cum), b) {
+			t.Errorf("pay %x does not come back", b)
 		}
 	})
 }
