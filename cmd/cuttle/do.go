@@ -152,11 +152,6 @@ func down(d *control.Client, ctx context.Context) (control.Done, error) { //noli
 	}
 }
 
-func payCommand(a *app) *cobra.Command {
-	return question(a, "pay", "settle now instead of at the next scan", (*control.Client).Pay,
-		func(p *page, _ control.Done) { p.line("The accountant is settling; cuttle ledger shows the payments.") })
-}
-
 func lockCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "lock on|off", Short: "on: keep this machine closed while cuttle is down, and after a reboot",

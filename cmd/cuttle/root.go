@@ -77,7 +77,7 @@ func newRoot(a *app, env func(string) string) *cobra.Command {
 	flags.BoolVar(&a.json, "json", false, "print JSON (schema 1)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
-		upCommand(a), newPathCommand(a), downCommand(a), lockCommand(a), payCommand(a),
+		upCommand(a), newPathCommand(a), downCommand(a), lockCommand(a), payCommand(a), bansCommand(a), unbanCommand(a),
 		statusCommand(a), exitsCommand(a), circuitsCommand(a), neighborsCommand(a), ledgerCommand(a), metricsCommand(a),
 		planCommand(a), lanCommand(a), splitCommand(a), excludeCommand(a, env), portalCommand(a, env), routerCommand(a),
 		selftestCommand(a), topCommand(a), bugreportCommand(a), configCommand(a), walletCommand(a), manualCommand(a), versionCommand(a),

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+
+	"cuttle/relay/wire"
 )
 
 // LedgerUnit is how many ledger units one token has (docs/protocol.md section 7).
@@ -119,6 +121,9 @@ func (c *Config) checkRelay() error {
 
 func (c *Config) checkBilling() error {
 	b := &c.Billing
+	if err := b.checkSpending(); err != nil {
+		return err
+	}
 	switch b.Mode {
 	case "none":
 		return nil
@@ -156,9 +161,29 @@ func (c *Config) checkDebts() error {
 	if b.Scan <= 0 || b.SettleAfter <= 0 {
 		return errors.New("billing.scan and billing.settle_after must be above zero, for example \"1h\" and \"24h\"")
 	}
-	for key, v := range map[string]string{"settle_above": b.SettleAbove, "credit": b.Credit, "credit_start": b.CreditStart} {
+	if b.DueAfter <= 0 || b.Throttle < minThrottle {
+		return fmt.Errorf("billing.due_after must be above zero, for example \"48h\", and billing.throttle at least %d bytes a second", minThrottle)
+	}
+	for key, v := range map[string]string{"settle_above": b.SettleAbove, "credit": b.Credit, "credit_start": b.CreditStart, "credit_strangers": b.CreditStrangers} {
 		if _, err := Amount(v); err != nil {
 			return fmt.Errorf("billing.%s: %w", key, err)
+		}
+	}
+	return nil
+}
+
+// minThrottle is the least rate in bytes a second: a link lets ten cells go at least.
+const minThrottle = 10 * wire.CellFrameSize
+
+// checkSpending checks the limits, which need somebody who counts.
+func (b *Billing) checkSpending() error {
+	for key, v := range map[string]string{"spend_per_day": b.SpendPerDay, "spend_per_neighbor": b.SpendPerNeighbor, "spend_per_gb": b.SpendPerGB} {
+		n, err := Amount(v)
+		if err != nil {
+			return fmt.Errorf("billing.%s: %w", key, err)
+		}
+		if n > 0 && b.Mode == "none" {
+			return fmt.Errorf("billing.%s is a limit on spending, and with billing.mode = \"none\" nothing is spent: set it to \"0\"", key)
 		}
 	}
 	return nil

@@ -139,6 +139,12 @@ type Billing struct {
 	SettleAfter        Duration `toml:"settle_after"`
 	Credit             string   `toml:"credit"`
 	CreditStart        string   `toml:"credit_start"`
+	CreditStrangers    string   `toml:"credit_strangers"`
+	DueAfter           Duration `toml:"due_after"`
+	Throttle           int      `toml:"throttle"`
+	SpendPerDay        string   `toml:"spend_per_day"`
+	SpendPerNeighbor   string   `toml:"spend_per_neighbor"`
+	SpendPerGB         string   `toml:"spend_per_gb"`
 	FeeCap             string   `toml:"fee_cap"`
 	Consuming          string   `toml:"consuming"`
 	PasswordFile       string   `toml:"password_file"`

@@ -196,23 +196,30 @@ type Payment struct {
 // Account is what is between us and one neighbor. Amounts ending in Units are
 // decimal strings of ledger units (1e-9 token), the others of whole token.
 type Account struct {
-	Node        string    `json:"node"`
-	Tallies     []Tally   `json:"tallies"`
-	Agreed      bool      `json:"agreed"` // every tally is equal
-	OwedUnits   string    `json:"owed_units"`
-	Owed        string    `json:"owed"` // what we owe the neighbor now
-	DueUnits    string    `json:"due_units"`
-	Due         string    `json:"due"` // what the neighbor owes us now
-	EarnedUnits string    `json:"earned_units"`
-	Earned      string    `json:"earned"` // charged to the neighbor since the beginning
-	SpentUnits  string    `json:"spent_units"`
-	Spent       string    `json:"spent"`         // charged by the neighbor since the beginning
-	SpentPerGB  string    `json:"spent_per_gb"`  // token for 10^9 bytes that we paid for, "" without any
-	EarnedPerGB string    `json:"earned_per_gb"` // likewise, that the neighbor paid for
-	State       string    `json:"state"`         // "active", "warned", "cut", "disputed"
-	Reason      string    `json:"reason"`        // why it is not active, in words
-	Wallet      string    `json:"wallet"`        // the neighbor's earning address, "" when unknown
-	Payments    []Payment `json:"payments"`
+	Node         string    `json:"node"`
+	Tallies      []Tally   `json:"tallies"`
+	Agreed       bool      `json:"agreed"` // every tally is equal
+	OwedUnits    string    `json:"owed_units"`
+	Owed         string    `json:"owed"` // what we owe the neighbor now
+	DueUnits     string    `json:"due_units"`
+	Due          string    `json:"due"` // what the neighbor owes us now
+	EarnedUnits  string    `json:"earned_units"`
+	Earned       string    `json:"earned"` // charged to the neighbor since the beginning
+	SpentUnits   string    `json:"spent_units"`
+	Spent        string    `json:"spent"`         // charged by the neighbor since the beginning
+	SpentPerGB   string    `json:"spent_per_gb"`  // token for 10^9 bytes that we paid for, "" without any
+	EarnedPerGB  string    `json:"earned_per_gb"` // likewise, that the neighbor paid for
+	State        string    `json:"state"`         // how we treat the neighbor: "active", "warned", "throttled", "cut", "disputed"
+	Reason       string    `json:"reason"`        // why it is not active, in words
+	Since        int64     `json:"since"`         // Unix seconds, of State; 0: not known
+	Limit        string    `json:"limit"`         // what it may owe at present, token
+	Restore      string    `json:"restore"`       // what it has to pay to be active, token; "0": nothing, or no payment helps
+	TheirState   string    `json:"their_state"`   // how it says that it treats us, "" before it has
+	TheirReason  string    `json:"their_reason"`
+	TheirLimit   string    `json:"their_limit"`
+	TheirRestore string    `json:"their_restore"`
+	Wallet       string    `json:"wallet"` // the neighbor's earning address, "" when unknown
+	Payments     []Payment `json:"payments"`
 }
 
 // Wallet is one of our own addresses with what it holds.
@@ -231,7 +238,8 @@ type Ledger struct {
 	ChainID   uint64    `json:"chain_id"`
 	Token     string    `json:"token"` // contract address
 	ChainOK   bool      `json:"chain_ok"`
-	Block     uint64    `json:"block"` // newest block seen
+	Block     uint64    `json:"block"`  // newest block seen
+	Frozen    bool      `json:"frozen"` // nobody is cut off for now, since payments to us may have been missed
 	Wallets   []Wallet  `json:"wallets"`
 	Accounts  []Account `json:"accounts"`
 	Problems  []Problem `json:"problems"`

@@ -111,6 +111,9 @@ func (s *Server) handler() http.Handler {
 	if h, ok := s.node.(Host); ok {
 		s.serveHost(mux, h)
 	}
+	if a, ok := s.node.(Accountant); ok {
+		s.serveAccountant(mux, a)
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, &Error{Status: http.StatusNotFound, Text: "no such call", Hint: "are cuttle and cuttled of the same version?"})
 	})

@@ -47,6 +47,7 @@ type client struct {
 	stay   atomic.Bool     // the next end leaves the machine closed
 	proof  proof           // that traffic leaves at the exit
 	keeper *systemd.Supervisor
+	limits *spending // nil: none
 
 	mu      sync.Mutex // guards the fields below
 	state   control.State
@@ -314,7 +315,7 @@ func (c *client) carry(ctx context.Context, dev tun.Device) error {
 		defer cancel()
 		c.waitDown(ctx)
 	})
-	return runParts(ctx, []part{{"circuits", ignoreEnd(pool.Run)}, {"sessions", c.sessions}, {"proof of the exit", c.prove}, {"netstack", st.Run}, {"capture", c.hold.watch}, {"lan", c.hold.serveLAN}})
+	return runParts(ctx, []part{{"spending", c.spend}, {"circuits", ignoreEnd(pool.Run)}, {"sessions", c.sessions}, {"proof of the exit", c.prove}, {"netstack", st.Run}, {"capture", c.hold.watch}, {"lan", c.hold.serveLAN}})
 }
 
 // sessions tells the exits, when the client goes off, that nobody will come back.
@@ -326,9 +327,21 @@ func (c *client) sessions(ctx context.Context) error {
 
 func (c *client) newPool() (*circuit.Pool, error) {
 	return circuit.NewPool(circuit.PoolConfig{
-		Build: c.build.Build, Choose: c.choose, ChooseTo: c.chooseTo, ChooseFor: c.chooseFor, Retire: c.onward.retire, Ready: c.cfg.Client.Pool,
+		Build: c.buildCounted, Choose: c.choose, ChooseTo: c.chooseTo, ChooseFor: c.chooseFor, Retire: c.onward.retire, Ready: c.cfg.Client.Pool,
 	})
 }
+
+// buildCounted builds a circuit whose cells count as spent.
+func (c *client) buildCounted(ctx context.Context, path []*netmap.Record) (*circuit.Circuit, error) {
+	made, err := c.build.Build(ctx, path)
+	if err == nil {
+		c.limits.opened(made)
+	}
+	return made, err
+}
+
+// spend counts what is spent; at a limit it ends all flows, once: new ones are refused.
+func (c *client) spend(ctx context.Context) error { return c.limits.run(ctx, c.guards, c.onward.end) }
 
 func (c *client) waitDown(ctx context.Context) {
 	for {
@@ -359,8 +372,11 @@ func (c *client) chooseTo(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Reco
 func (c *client) choosePath(r route, exits []netmap.ExitWish, want netmap.Constraints) ([]*netmap.Record, error) {
 	c.rngMu.Lock()
 	defer c.rngMu.Unlock()
-	want.Now, want.Hops, want.Self, want.Guards, want.Exits = time.Now(), r.hops, c.self, c.guards(), exits
+	want.Now, want.Hops, want.Self, want.Guards, want.Exits = time.Now(), r.hops, c.self, c.limits.guards(c.guards()), exits
 	want.MaxTier = wire.Tier(c.cfg.Client.MaxTier)
+	if c.limits != nil {
+		want.MaxTier = c.limits.maxTier
+	}
 	return netmap.Choose(c.rng, c.mapped, want)
 }
 

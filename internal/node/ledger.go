@@ -46,6 +46,12 @@ func (n *Node) Ledger() control.Ledger {
 	if r.Earning != "" {
 		out.Wallets = append(out.Wallets, control.Wallet{Purpose: "earning", Address: r.Earning})
 	}
+	if out.Frozen = r.Frozen; r.Frozen {
+		out.Problems = append(out.Problems, control.Problem{
+			Text: "debts to us do not age and nobody is cut off below twice its limit, since payments to us may have been missed",
+			Hint: "this ends by itself: after a look at the chain, or two scans after the clock was set",
+		})
+	}
 	for _, p := range r.Problems {
 		out.Problems = append(out.Problems, control.Problem{Text: p})
 	}
@@ -68,6 +74,11 @@ func accountOf(r *billing.NeighborReport) control.Account {
 		OwedUnits: units(r.WeOwe), Owed: r.WeOwe.String(), DueUnits: units(r.TheyOwe), Due: r.TheyOwe.String(),
 		EarnedUnits: units(r.Earned), Earned: r.Earned.String(), SpentUnits: units(r.Spent), Spent: r.Spent.String(),
 		Tallies: []control.Tally{}, Payments: []control.Payment{},
+		Since: epoch(r.Since), Limit: r.Limit.String(), Restore: r.Restore.String(),
+		TheirReason: r.TheirReason, TheirLimit: r.TheirLimit.String(), TheirRestore: r.TheirRestore.String(),
+	}
+	if r.TheirStanding != 0 {
+		a.TheirState = r.TheirStanding.String()
 	}
 	if r.Dispute != "" && r.Standing == billing.Disputed {
 		a.Reason = r.Dispute
@@ -125,16 +136,4 @@ func outgoing(state string) control.PaymentState {
 	default: // sent, mined
 		return control.PaymentPending
 	}
-}
-
-// Pay agrees on the counts with all neighbors and settles what is owed, however
-// little.
-func (n *Node) Pay(ctx context.Context) error {
-	if n.book == nil {
-		return &control.Error{Text: "nobody bills on this node", Hint: "billing.mode is none in its configuration"}
-	}
-	if err := n.book.Flush(ctx); err != nil {
-		n.log.Warn("some neighbors do not answer with their counts", "err", err)
-	}
-	return n.book.Settle(ctx)
 }

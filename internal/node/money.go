@@ -39,6 +39,10 @@ func openBook(cfg *config.Config, self wire.NodeID, o *onward, log *slog.Logger)
 	if err != nil {
 		return nil, err
 	}
+	strangers, err := config.Amount(b.CreditStrangers)
+	if err != nil {
+		return nil, err
+	}
 	above, err := config.Amount(b.SettleAbove)
 	if err != nil {
 		return nil, err
@@ -46,6 +50,7 @@ func openBook(cfg *config.Config, self wire.NodeID, o *onward, log *slog.Logger)
 	return billing.Open(billing.Config{
 		Path: filepath.Join(cfg.Node.State, "ledger.db"), Self: self, Direct: direct, Account: b.Mode == "account",
 		Credit: billing.Amount(credit), CreditStart: billing.Amount(start), SettleAbove: billing.Amount(above), SettleAfter: time.Duration(b.SettleAfter),
+		CreditStrangers: billing.Amount(strangers), DueAfter: time.Duration(b.DueAfter), ThrottleCells: b.Throttle / wire.CellFrameSize,
 		ScanEvery: time.Duration(b.Scan), PollEvery: min(time.Duration(b.Scan), billing.DefaultPollEvery), Log: log,
 	})
 }

@@ -105,6 +105,10 @@ func New(cfg *config.Config, log *slog.Logger) (*Node, error) {
 		return nil, fmt.Errorf("billing: %w", err)
 	}
 	n.links.cfg.Accounts = accounts(n.book, log)
+	if n.client.limits, err = newSpending(cfg, n.book, log); err != nil {
+		return nil, errors.Join(fmt.Errorf("billing: %w", err), n.closeBook())
+	}
+	n.client.onward.spent = func() error { return n.client.limits.reached(n.client.guards()) }
 	return n, nil
 }
 

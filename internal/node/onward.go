@@ -40,6 +40,9 @@ type onward struct {
 	names     *dnscache.Cache // by isolation key; of the time since the client came up or wanted other paths
 	// other tells why no exit can serve a want, nil if one can.
 	other func(w circuit.Want) error
+	// spent tells why flows of this machine are not carried for now; nil: they are. It
+	// is not asked for calls of our own.
+	spent func() error
 
 	mu       sync.Mutex // guards sessions; taken before a carried's
 	sessions map[*circuit.Circuit]*carried
@@ -228,8 +231,19 @@ func (o *onward) stream(ctx context.Context, f stack.Flow) (*stream, error) {
 	return out, err
 }
 
+// allowed tells whether the user's spending limits leave room for a flow.
+func (o *onward) allowed() error {
+	if o.spent == nil {
+		return nil
+	}
+	return o.spent()
+}
+
 // DialTCP opens a stream through the exit.
 func (o *onward) DialTCP(ctx context.Context, f stack.Flow) (stack.Conn, error) {
+	if err := o.allowed(); err != nil {
+		return nil, err
+	}
 	s, err := o.stream(ctx, f)
 	if err != nil {
 		return nil, err
@@ -239,6 +253,9 @@ func (o *onward) DialTCP(ctx context.Context, f stack.Flow) (stack.Conn, error) 
 
 // DialUDP opens a flow of datagrams through the exit.
 func (o *onward) DialUDP(ctx context.Context, f stack.Flow) (stack.PacketConn, error) {
+	if err := o.allowed(); err != nil {
+		return nil, err
+	}
 	return o.datagrams(ctx, f, ownerUDP, func(ctx context.Context, k *carried) (*session.Flow, error) {
 		return k.client.DialUDP(ctx, f.Dst())
 	})
@@ -246,6 +263,9 @@ func (o *onward) DialUDP(ctx context.Context, f stack.Flow) (stack.PacketConn, e
 
 // DialEcho opens a flow of ICMP echo through the exit.
 func (o *onward) DialEcho(ctx context.Context, f stack.Flow) (stack.PacketConn, error) {
+	if err := o.allowed(); err != nil {
+		return nil, err
+	}
 	return o.datagrams(ctx, f, ownerNone, func(ctx context.Context, k *carried) (*session.Flow, error) {
 		return k.client.DialEcho(ctx, f.Dst().Addr())
 	})
@@ -272,6 +292,9 @@ func (o *onward) datagrams(ctx context.Context, f stack.Flow, by protocol, dial 
 // Resolve has the exit's resolver answer, whatever server was asked, unless a flow
 // of the same key has had the answer and it still holds.
 func (o *onward) Resolve(ctx context.Context, f stack.Flow, query []byte) ([]byte, error) {
+	if err := o.allowed(); err != nil {
+		return nil, err
+	}
 	w := circuit.Want{Key: o.isolation.key(f, ownerDNS, true), Brief: true}
 	answer, ticket := o.names.Get(dnscache.Group(w.Key), query, time.Now())
 	if answer != nil {
