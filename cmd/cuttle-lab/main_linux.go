@@ -20,7 +20,7 @@ import (
 
 const usage = `cuttle-lab builds a whole Cuttle network on this machine. It needs root and /dev/net/tun.
 
-  cuttle-lab up [--nodes 5] [--exits 2] [--hops 3] [--clients 1] [--mask https] [--billing] [--router] [--seed 1]
+  cuttle-lab up [--nodes 5] [--exits 2] [--hops 3] [--clients 1] [--mask https] [--billing|--account] [--router] [--seed 1]
                 [--delay 25ms] [--jitter 2ms] [--loss 0.5%] [--rate 100mbit] [--no-nodes] [--log info]
   cuttle-lab status [--json]          nodes, circuits, addresses
   cuttle-lab exec NODE -- CMD...      run a command in a node's namespace (client, n1.., host1.., web, chain, net)
@@ -31,6 +31,7 @@ const usage = `cuttle-lab builds a whole Cuttle network on this machine. It need
   cuttle-lab partition A B            nothing passes between A and B, until set-link
   cuttle-lab down [--orphans]         end and remove everything
   cuttle-lab demo [--mask https] [--bytes 100000000]   a tour of the whole: what make demo runs
+  cuttle-lab soak [--for 1m] [--every 4s]   crash relays under traffic with billing by account, then compare all ledgers
   cuttle-lab bench [--quick] [--links] [--into FILE]   measure; prints tables in Markdown, or puts them into a document
   cuttle-lab bench --peers bin/peers [--rows A,B] [--slow]   measure Cuttle and other VPNs side by side (make peers)
   cuttle-lab bench --profile DIR [--mask plain] [--quick]   CPU profiles (pprof) of every daemon during 8 downloads
@@ -60,7 +61,7 @@ func typed(args []string) error {
 func verbs() map[string]func(context.Context, *cli) error {
 	return map[string]func(context.Context, *cli) error{
 		"up": up, "down": down, "status": status, "exec": execute, "kill": kill, "start": start, "wait": waitReady,
-		"set-link": setLink, "partition": partition, "demo": runDemo, "bench": runBench,
+		"set-link": setLink, "partition": partition, "demo": runDemo, "soak": soak, "bench": runBench,
 	}
 }
 
@@ -102,6 +103,7 @@ func (c *cli) topology() {
 	c.flags.IntVar(&o.Clients, "clients", o.Clients, "clients")
 	c.flags.StringVar(&o.Mask, "mask", o.Mask, "https or plain")
 	c.flags.BoolVar(&o.Billing, "billing", o.Billing, "with a chain and wallets")
+	c.flags.BoolVar(&o.Account, "account", o.Account, "billing without a chain, by account")
 	c.flags.BoolVar(&o.Router, "router", o.Router, "the first client is the router of a LAN with two hosts")
 	c.flags.Uint64Var(&o.Seed, "seed", o.Seed, "of everything drawn at random")
 	c.flags.StringVar(&o.Log, "log", o.Log, "level of the daemons' logs")

@@ -79,6 +79,10 @@ func (p Plan) render(n Node, k keys) string {
 	if o.Billing {
 		p.renderBilling(line, n, k)
 	}
+	if o.Account {
+		line("\n[billing]\nmode = \"account\"\nscan = \"1s\"\nsettle_above = \"0.000001\"\nsettle_after = \"10s\"")
+		line("credit = \"1\"\ncredit_start = \"1\"\ncredit_strangers = \"10\"")
+	}
 	return b.String()
 }
 

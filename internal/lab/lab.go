@@ -34,6 +34,7 @@ type Options struct {
 	Mask    string        `json:"mask"`
 	Shape   emulate.Shape `json:"shape"` // of every path between relays, and between clients and relays
 	Billing bool          `json:"billing"`
+	Account bool          `json:"account,omitempty"` // billing without a chain, by account
 	Router  bool          `json:"router,omitempty"` // the first client is the router of a LAN with hosts
 	Seed    uint64        `json:"seed"`
 	State   string        `json:"state"`             // folder of everything the lab writes
@@ -75,6 +76,8 @@ func (o Options) Check() error {
 		return fmt.Errorf("--clients must be between 0 and %d", maxClients)
 	case o.Guards < 0 || o.Guards > maxGuards:
 		return fmt.Errorf("a client has at most %d guards", maxGuards)
+	case o.Billing && o.Account:
+		return errors.New("either --billing, on a chain, or --account")
 	case o.Router && o.Clients < 1:
 		return errors.New("--router needs a client: the first one is the router")
 	case !slices.Contains(masks, o.Mask):
