@@ -34,6 +34,7 @@ type daemon struct {
 	fail      error
 
 	mu    sync.Mutex // guards status and asked
+	named []string   // of calls that name a neighbor
 	asked int        // how many calls of status until it is up, counted down
 }
 
