@@ -41,6 +41,6 @@ func soak(ctx context.Context, c *cli) error {
 	if err = l.GiveUp(ctx, err); err != nil {
 		return err
 	}
-	fmt.Printf("%d crashes, %d downloads: %d accounts are equal from both sides and paid, %d units in all\n", r.Crashes, r.Downloads, r.Accounts, r.Spent)
-	return nil
+	_, err = fmt.Fprintf(os.Stdout, "%d crashes, %d downloads: %d accounts are equal from both sides and paid, %d units in all\n", r.Crashes, r.Downloads, r.Accounts, r.Spent)
+	return err
 }

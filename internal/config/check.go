@@ -7,8 +7,6 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
-
-	"cuttle/relay/wire"
 )
 
 // LedgerUnit is how many ledger units one token has (docs/protocol.md section 7).
@@ -172,8 +170,9 @@ func (c *Config) checkDebts() error {
 	return nil
 }
 
-// minThrottle is the least rate in bytes a second: a link lets ten cells go at least.
-const minThrottle = 10 * wire.CellFrameSize
+// minThrottle is the least rate in bytes a second: a link lets ten cells go, of 1376
+// bytes and a few more each.
+const minThrottle = 14_000
 
 // checkSpending checks the limits, which need somebody who counts.
 func (b *Billing) checkSpending() error {

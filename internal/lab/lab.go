@@ -35,7 +35,7 @@ type Options struct {
 	Shape   emulate.Shape `json:"shape"` // of every path between relays, and between clients and relays
 	Billing bool          `json:"billing"`
 	Account bool          `json:"account,omitempty"` // billing without a chain, by account
-	Router  bool          `json:"router,omitempty"` // the first client is the router of a LAN with hosts
+	Router  bool          `json:"router,omitempty"`  // the first client is the router of a LAN with hosts
 	Seed    uint64        `json:"seed"`
 	State   string        `json:"state"`             // folder of everything the lab writes
 	Prefix  string        `json:"prefix"`            // of its namespaces' names
