@@ -91,7 +91,7 @@ func (p Plan) renderBilling(line func(string, ...any), n Node, k keys) {
 	o := p.Options
 	line("\n[billing]\nmode = \"paid\"\nchain_id = %d\nrpc = [%q]", chainID, rpcURL())
 	line("rpc_through_circuits = %v\ntoken = %q", n.Role == RoleClient, k.token)
-	line("confirmations = 3\nscan = \"10s\"\nsettle_above = \"0.0001\"\nsettle_after = \"24h\"\ncredit = \"1\"\ncredit_start = \"1\"\nfee_cap = \"500\"")
+	line("confirmations = 3\nscan = \"10s\"\nsettle_above = \"0.0001\"\nsettle_after = \"24h\"\ncredit = \"1\"\ncredit_start = \"1\"\ncredit_strangers = \"10\"\nfee_cap = \"500\"")
 	line("consuming = %q\npassword_file = %q", o.fileOf(n.Name, consumingFile), o.file(passwordFile))
 	line("earning = %q", k.earning[n.Name])
 }
