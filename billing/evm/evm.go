@@ -88,6 +88,7 @@ type ClientConfig struct {
 	Token       Address  // the ERC-20 contract
 	Timeout     time.Duration
 	MaxResponse int64 // bytes of one answer
+	Finality    Finality
 	// DialContext makes the connections to the endpoints, for instance through
 	// the node's own circuits. Nil means the host's network.
 	DialContext func(ctx context.Context, network, address string) (net.Conn, error)
@@ -99,8 +100,10 @@ type Client struct {
 	token   Address
 	abi     *erc20.Token
 	timeout time.Duration
-	http    *http.Client
-	ends    []*endpoint
+
+	finality Finality
+	http     *http.Client
+	ends     []*endpoint
 
 	decimals atomic.Uint32 // of the token, once Check has read them
 }
@@ -132,7 +135,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		cfg.MaxResponse = DefaultMaxResponse
 	}
 	transport := &http.Transport{DialContext: cfg.DialContext, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute, TLSHandshakeTimeout: cfg.Timeout}
-	c := &Client{chainID: new(big.Int).SetUint64(cfg.ChainID), token: cfg.Token, abi: erc20.NewToken(), timeout: cfg.Timeout}
+	c := &Client{chainID: new(big.Int).SetUint64(cfg.ChainID), token: cfg.Token, abi: erc20.NewToken(), timeout: cfg.Timeout, finality: cfg.Finality}
 	c.http = &http.Client{
 		Transport: limited{transport, cfg.MaxResponse},
 		Timeout:   cfg.Timeout,

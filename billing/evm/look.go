@@ -18,10 +18,14 @@ type view struct {
 	head         Mark
 	headTime     time.Time
 	balances     Balances
+	deep         uint64   // the newest block that counts as final; 0: none yet
 	pendingNonce uint64   // pool included
 	deepNonce    uint64   // nonces that are used up at the depth of a final payment
 	tip, feeCap  *big.Int // wei per gas for a transaction signed now
 	feeProblem   string   // set if the market is over the user's limit
+	// For calls that cannot wait: up to four times the limit.
+	urgentCap, mostUrgent *big.Int
+	urgentProblem         bool
 }
 
 func (c *Client) look(ctx context.Context, wallet Address, cfg PaymentConfig) (*view, error) {
@@ -31,13 +35,18 @@ func (c *Client) look(ctx context.Context, wallet Address, cfg PaymentConfig) (*
 		if err != nil {
 			return err
 		}
+		if err := c.fresh(b); err != nil {
+			return err
+		}
 		v = view{head: Mark{uint64(b.Number), b.Hash}, headTime: time.Unix(int64(b.Time), 0)} //nolint:gosec // a time
 		if v.pendingNonce, err = ec.PendingNonceAt(ctx, wallet); err != nil {
 			return err
 		}
-		if v.head.Number+1 >= cfg.Confirmations {
-			depth := new(big.Int).SetUint64(v.head.Number + 1 - cfg.Confirmations)
-			if v.deepNonce, err = ec.NonceAt(ctx, wallet, depth); err != nil {
+		if v.deep, err = c.deep(ctx, ec, v.head.Number, cfg.Confirmations); err != nil {
+			return err
+		}
+		if v.deep > 0 {
+			if v.deepNonce, err = ec.NonceAt(ctx, wallet, new(big.Int).SetUint64(v.deep)); err != nil {
 				return err
 			}
 		}
@@ -55,6 +64,10 @@ func (c *Client) look(ctx context.Context, wallet Address, cfg PaymentConfig) (*
 	return &v, err
 }
 
+// urgency is how many times the user's highest fee a call pays whose delay would
+// lose money.
+const urgency = 4
+
 // setFees follows EIP-1559: tip is what the miner is offered, feeCap leaves room
 // for the base fee to double; both stay under the user's limit.
 func (v *view) setFees(base, suggested *big.Int, cfg PaymentConfig) {
@@ -66,6 +79,12 @@ func (v *view) setFees(base, suggested *big.Int, cfg PaymentConfig) {
 	v.feeCap = new(big.Int).Add(now, base)
 	if now.Cmp(cfg.MaxFee) > 0 {
 		v.feeProblem = fmt.Sprintf("payments wait: the chain asks %s wei per gas, the limit set is %s", now, cfg.MaxFee)
+	}
+	v.mostUrgent = new(big.Int).Mul(cfg.MaxFee, big.NewInt(urgency))
+	v.urgentProblem = now.Cmp(v.mostUrgent) > 0
+	v.urgentCap = new(big.Int).Set(v.feeCap)
+	if v.urgentCap.Cmp(v.mostUrgent) > 0 {
+		v.urgentCap.Set(v.mostUrgent)
 	}
 	if v.feeCap.Cmp(cfg.MaxFee) > 0 {
 		v.feeCap.Set(cfg.MaxFee)
@@ -113,11 +132,11 @@ func (c *Client) knows(ctx context.Context, tx Hash) (bool, error) {
 	return err == nil, err
 }
 
-// estimate asks for the gas of a call to the token and adds a third: forks
+// estimate asks for the gas of a call and adds a third: forks
 // change prices, so no constant is right for ever.
-func (c *Client) estimate(ctx context.Context, from Address, data []byte) (gas uint64, err error) {
+func (c *Client) estimate(ctx context.Context, from, to Address, data []byte) (gas uint64, err error) {
 	err = c.do(ctx, "estimate gas", func(ctx context.Context, ec *ethclient.Client) (err error) {
-		gas, err = ec.EstimateGas(ctx, ethereum.CallMsg{From: from, To: &c.token, Data: data})
+		gas, err = ec.EstimateGas(ctx, ethereum.CallMsg{From: from, To: &to, Data: data})
 		return err
 	})
 	return gas + gas/3, err

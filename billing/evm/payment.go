@@ -48,7 +48,8 @@ func (s State) Open() bool { return s <= Mined }
 type Intent struct {
 	ID       int64
 	Payee    Address
-	Amount   *big.Int // smallest units of the token
+	Amount   *big.Int // smallest units of the token that leave the wallet
+	Call     *Call    // nil: a transfer of Amount to Payee
 	State    State
 	Nonce    uint64    // from Signed on
 	Attempts []Attempt // from Signed on; all with the same nonce, the newest last
@@ -256,7 +257,7 @@ func (p *Payments) follow(ctx context.Context, in *Intent, v *view, lowest bool)
 		inc.Confirmations = v.head.Number - inc.Block.Number + 1
 	}
 	state := Mined
-	if inc.Confirmations >= p.cfg.Confirmations {
+	if inc.Block.Number <= v.deep {
 		state = Final
 		if !inc.Success {
 			state = Reverted
@@ -304,7 +305,12 @@ func (p *Payments) start(ctx context.Context, in *Intent, nonce uint64, v *view,
 			from, p.client.chainID, p.client.Format(nonNegative(tokens)), p.client.token, p.client.Format(in.Amount), p.client.Format(new(big.Int).Sub(in.Amount, nonNegative(tokens))))})
 		return false, nil
 	}
-	if v.feeProblem != "" {
+	urgent := in.Call != nil && in.Call.Urgent
+	feeCap := v.feeCap
+	if urgent {
+		feeCap = v.urgentCap
+	}
+	if v.feeProblem != "" && !urgent || v.urgentProblem {
 		out.Problems = append(out.Problems, Problem{FeeOverLimit, in.ID, v.feeProblem})
 		return false, nil
 	}
@@ -312,25 +318,25 @@ func (p *Payments) start(ctx context.Context, in *Intent, nonce uint64, v *view,
 		out.Problems = append(out.Problems, p.noGas(in, gas, nil))
 		return false, nil
 	}
-	data := p.client.abi.PackTransfer(in.Payee, in.Amount)
-	limit, err := p.client.estimate(ctx, from, data)
+	to, data := p.request(in)
+	limit, err := p.client.estimate(ctx, from, to, data)
 	switch {
 	case isNoFunds(err):
 		out.Problems = append(out.Problems, p.noGas(in, gas, nil))
 		return false, nil
 	case isRevert(err):
 		out.Problems = append(out.Problems, Problem{WouldRevert, in.ID, fmt.Sprintf(
-			"token %s on chain %s refuses a transfer of %s from %s to %s: %v", p.client.token, p.client.chainID, p.client.Format(in.Amount), from, in.Payee, err)})
+			"contract %s on chain %s refuses a payment of %s from %s to %s: %v", to, p.client.chainID, p.client.Format(in.Amount), from, in.Payee, err)})
 		return false, nil
 	case err != nil:
 		return false, err
 	}
-	fee := cost(limit, v.feeCap)
+	fee := cost(limit, feeCap)
 	if gas.Cmp(fee) < 0 {
 		out.Problems = append(out.Problems, p.noGas(in, gas, fee))
 		return false, nil
 	}
-	if err := p.sign(ctx, in, nonce, data, limit, v.tip, v.feeCap); err != nil {
+	if err := p.sign(ctx, in, nonce, limit, v.tip, feeCap); err != nil {
 		return false, err
 	}
 	tokens.Sub(tokens, in.Amount)
@@ -356,19 +362,24 @@ func (p *Payments) usedElsewhere(in *Intent) Problem {
 // bump replaces the newest attempt by one with higher fees and the same nonce.
 func (p *Payments) bump(ctx context.Context, in *Intent, last Attempt, v *view) error {
 	tip, feeCap := raised(last.TipCap, v.tip), raised(last.FeeCap, v.feeCap)
-	if feeCap.Cmp(p.cfg.MaxFee) > 0 || tip.Cmp(feeCap) > 0 {
+	most := p.cfg.MaxFee
+	if in.Call != nil && in.Call.Urgent {
+		most = v.mostUrgent
+	}
+	if feeCap.Cmp(most) > 0 || tip.Cmp(feeCap) > 0 {
 		return p.broadcast(ctx, in, last) // at the user's limit: hold; start reports the market's fee
 	}
-	if err := p.sign(ctx, in, in.Nonce, p.client.abi.PackTransfer(in.Payee, in.Amount), last.Gas, tip, feeCap); err != nil {
+	if err := p.sign(ctx, in, in.Nonce, last.Gas, tip, feeCap); err != nil {
 		return err
 	}
 	return p.broadcast(ctx, in, in.Attempts[len(in.Attempts)-1])
 }
 
 // sign makes an attempt and has it journaled. Nothing is out yet when it returns.
-func (p *Payments) sign(ctx context.Context, in *Intent, nonce uint64, data []byte, gas uint64, tip, feeCap *big.Int) error {
+func (p *Payments) sign(ctx context.Context, in *Intent, nonce uint64, gas uint64, tip, feeCap *big.Int) error {
+	to, data := p.request(in)
 	tx, err := p.signer.SignTx(types.NewTx(&types.DynamicFeeTx{
-		ChainID: p.client.chainID, Nonce: nonce, GasTipCap: tip, GasFeeCap: feeCap, Gas: gas, To: &p.client.token, Data: data,
+		ChainID: p.client.chainID, Nonce: nonce, GasTipCap: tip, GasFeeCap: feeCap, Gas: gas, To: &to, Data: data,
 	}), p.client.chainID)
 	if err != nil {
 		return err

@@ -92,6 +92,9 @@ func (r *Receipts) step(ctx context.Context) (booked int, done bool, err error) 
 		if err != nil {
 			return err
 		}
+		if err := r.client.fresh(head); err != nil {
+			return err
+		}
 		if fork, err = forked(ctx, ec, uint64(head.Number), marks); err != nil || fork != nil {
 			return err
 		}
@@ -99,11 +102,14 @@ func (r *Receipts) step(ctx context.Context) (booked int, done bool, err error) 
 		if len(marks) > 0 {
 			first = marks[0].Number + 1
 		}
-		if uint64(head.Number)+1 < first+r.confirmations {
+		deep, err := r.client.deep(ctx, ec, uint64(head.Number), r.confirmations)
+		if err != nil {
+			return err
+		}
+		if deep < first {
 			done = true
 			return nil
 		}
-		deep := uint64(head.Number) + 1 - r.confirmations
 		last := min(deep, first+r.span-1)
 		done = last == deep
 		upTo, transfers, err = r.read(ctx, ec, first, last)
