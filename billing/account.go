@@ -35,8 +35,11 @@ func newAccount(l *ledger) (settler, error) {
 	return account{l}, l.pin("chain", "chain", "account")
 }
 
-func (account) Way() Way              { return WayAccount }
-func (account) Accepts(h *hello) bool { return h != nil && slices.Contains(h.ways, WayAccount) }
+func (account) Way() Way                   { return WayAccount }
+func (account) Takes(w Way) bool           { return w == WayAccount }
+func (account) Bound(*peer) Amount         { return maxAmount }
+func (account) Moved(*Neighbor, time.Time) {}
+func (account) Accepts(h *hello) bool      { return h != nil && slices.Contains(h.ways, WayAccount) }
 func (a account) CanPay(h *hello) (evm.Address, bool) {
 	return evm.Address{}, a.Accepts(h)
 }
@@ -73,7 +76,7 @@ func (a account) Plan(ctx context.Context, p *peer, _ evm.Address, amount Amount
 
 // promise moves a debt to transit until the neighbor confirms it.
 func (x *tx) promise(p *peer, amount Amount) (int64, error) {
-	cum, acked, err := x.promised(p.row, 0)
+	cum, acked, err := x.promised(p.row, 0, WayAccount)
 	if err != nil {
 		return 0, err
 	}
@@ -91,7 +94,7 @@ func (x *tx) promise(p *peer, amount Amount) (int64, error) {
 	if _, err := x.book("promise", ref, posting{accPayable, p.row, amount}, posting{accTransit, p.row, -amount}); err != nil {
 		return 0, err
 	}
-	if err := x.setPromised(p.row, 0, cum+int64(amount), acked); err != nil {
+	if err := x.setPromised(p.row, 0, WayAccount, cum+int64(amount), acked); err != nil {
 		return 0, err
 	}
 	if err := x.closeLots(p.row, sidePayable, amount, "ASC"); err != nil {
@@ -100,20 +103,20 @@ func (x *tx) promise(p *peer, amount Amount) (int64, error) {
 	return cum + int64(amount), x.refresh(p)
 }
 
-func (x *tx) promised(neighbor int64, dir int) (cum, acked int64, err error) {
-	_, err = x.one("SELECT cum, acked FROM promise WHERE neighbor = ? AND dir = ? AND way = ?", []any{neighbor, dir, int(WayAccount)}, &cum, &acked)
+func (x *tx) promised(neighbor int64, dir int, way Way) (cum, acked int64, err error) {
+	_, err = x.one("SELECT cum, acked FROM promise WHERE neighbor = ? AND dir = ? AND way = ?", []any{neighbor, dir, int(way)}, &cum, &acked)
 	return cum, acked, err
 }
 
-func (x *tx) setPromised(neighbor int64, dir int, cum, acked int64) error {
-	return x.exec("INSERT OR REPLACE INTO promise VALUES (?, ?, ?, ?, ?)", neighbor, dir, int(WayAccount), cum, acked)
+func (x *tx) setPromised(neighbor int64, dir int, way Way, cum, acked int64) error {
+	return x.exec("INSERT OR REPLACE INTO promise VALUES (?, ?, ?, ?, ?)", neighbor, dir, int(way), cum, acked)
 }
 
 // Linked says again what the neighbor has not confirmed.
 func (a account) Linked(n *Neighbor) {
 	var cum, acked int64
 	n.persist(func(tx *tx) (err error) {
-		cum, acked, err = tx.promised(n.peer.row, 0)
+		cum, acked, err = tx.promised(n.peer.row, 0, WayAccount)
 		return err
 	}, func() {
 		if cum != acked {
@@ -144,7 +147,7 @@ func (a account) Message(n *Neighbor, b []byte) error {
 // claimed books what the neighbor says it has paid beyond what is booked; what
 // it has paid in all as we hold it.
 func (x *tx) claimed(neighbor, cum int64) (int64, error) {
-	had, _, err := x.promised(neighbor, 1)
+	had, _, err := x.promised(neighbor, 1, WayAccount)
 	if err != nil || cum <= had {
 		return had, err
 	}
@@ -153,7 +156,7 @@ func (x *tx) claimed(neighbor, cum int64) (int64, error) {
 	if _, err := x.book("account", ref, posting{accReceived, 0, a}, posting{accReceivable, neighbor, -a}); err != nil {
 		return 0, err
 	}
-	if err := x.setPromised(neighbor, 1, cum, cum); err != nil {
+	if err := x.setPromised(neighbor, 1, WayAccount, cum, cum); err != nil {
 		return 0, err
 	}
 	return cum, x.credited(neighbor, a)
@@ -163,7 +166,7 @@ func (x *tx) claimed(neighbor, cum int64) (int64, error) {
 // of more than we do when our ledger is an older copy: that counts as paid, if
 // need be ahead, since it is to our good and the neighbor's own word.
 func (x *tx) confirmed(p *peer, cum int64) error {
-	had, acked, err := x.promised(p.row, 0)
+	had, acked, err := x.promised(p.row, 0, WayAccount)
 	if err != nil || cum <= acked {
 		return err
 	}
@@ -182,7 +185,7 @@ func (x *tx) confirmed(p *peer, cum int64) error {
 	if _, err := x.book("settled", fmt.Sprintf("%d/%d", p.row, cum), posting{accTransit, p.row, a}, posting{accPaid, 0, -a}); err != nil {
 		return err
 	}
-	if err := x.setPromised(p.row, 0, had, cum); err != nil {
+	if err := x.setPromised(p.row, 0, WayAccount, had, cum); err != nil {
 		return err
 	}
 	return x.refresh(p)

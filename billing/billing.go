@@ -231,7 +231,7 @@ func Open(cfg Config) (*Book, error) {
 		err = b.load()
 	}
 	if err == nil {
-		b.settler, err = newSettler(cfg, l)
+		b.settler, err = newSettler(cfg, l, b.urge)
 	}
 	if err != nil {
 		return nil, errors.Join(err, l.close())

@@ -20,6 +20,8 @@ const (
 	accEarned      = "earned"      // minus what we have charged
 	accSpent       = "spent"       // what neighbors have charged
 	accUnallocated = "unallocated" // minus what came from unknown wallets
+	accLocked      = "locked"      // our deposits in the hub that vouchers have not given away
+	accVouchers    = "vouchers"    // a neighbor's vouchers that are not cashed
 )
 
 // sides of a lot.
@@ -318,7 +320,7 @@ func (x *tx) verify() error {
 			return fmt.Errorf("ledger is damaged: %s (%s): nothing will be charged or paid from it; put back a backup", c.what, at)
 		}
 	}
-	return x.verifyCharges()
+	return errors.Join(x.verifyCharges(), x.verifyChannels())
 }
 
 // verifyCharges checks that what was charged is the price of the agreed counts.

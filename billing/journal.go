@@ -1,10 +1,12 @@
 package billing
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"strconv"
 	"time"
 
@@ -20,7 +22,7 @@ type journal struct {
 var _ evm.Journal = (*journal)(nil)
 
 func (l *ledger) openIntents(ctx context.Context) (n int, err error) {
-	err = l.read.QueryRowContext(ctx, "SELECT count(*) FROM intent WHERE state <= ?", int(evm.Mined)).Scan(&n)
+	err = l.read.QueryRowContext(ctx, "SELECT (SELECT count(*) FROM intent WHERE state <= ?1) + (SELECT count(*) FROM call WHERE state <= ?1)", int(evm.Mined)).Scan(&n)
 	return n, err
 }
 
@@ -29,7 +31,7 @@ func (l *ledger) openIntents(ctx context.Context) (n int, err error) {
 func (l *ledger) checkWallet(wallet evm.Address) error {
 	return l.update(context.Background(), func(tx *tx) error {
 		var other []byte
-		found, err := tx.one("SELECT wallet FROM intent WHERE state <= ? AND wallet <> ? LIMIT 1", []any{int(evm.Mined), wallet[:]}, &other)
+		found, err := tx.one("SELECT wallet FROM intent WHERE state <= ?1 AND wallet <> ?2 UNION SELECT wallet FROM call WHERE state BETWEEN 1 AND ?1 AND wallet <> ?2 LIMIT 1", []any{int(evm.Mined), wallet[:]}, &other)
 		if err != nil || !found {
 			return err
 		}
@@ -37,53 +39,92 @@ func (l *ledger) checkWallet(wallet evm.Address) error {
 	})
 }
 
-// OpenIntents implements evm.Journal.
+// OpenIntents implements evm.Journal. Calls of the hub have negative ids.
 func (j *journal) OpenIntents(ctx context.Context) (open []evm.Intent, next uint64, err error) {
 	err = j.l.update(ctx, func(tx *tx) error {
 		open = nil
 		var n int64
-		if _, err := tx.one("SELECT coalesce(max(nonce) + 1, 0) FROM intent WHERE wallet = ?", []any{j.wallet[:]}, &n); err != nil {
+		if _, err := tx.one("SELECT max((SELECT coalesce(max(nonce) + 1, 0) FROM intent WHERE wallet = ?1), (SELECT coalesce(max(nonce) + 1, 0) FROM call WHERE wallet = ?1))", []any{j.wallet[:]}, &n); err != nil {
 			return err
 		}
 		next = uint64(n) //nolint:gosec // never negative
-		rows, err := tx.QueryContext(tx.ctx, `SELECT id, payee, token_amount, state, coalesce(nonce, 0), coalesce(tx, x''), coalesce(block, 0), coalesce(block_hash, x''), confirmations
-			FROM intent WHERE wallet = ? AND (state <= ? OR (state = ? AND NOT looked_at)) ORDER BY nonce IS NULL, nonce, id`,
-			j.wallet[:], int(evm.Mined), int(evm.Superseded))
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var in evm.Intent
-			var payee, hash, blockHash []byte
-			var amount string
-			if err := rows.Scan(&in.ID, &payee, &amount, &in.State, &in.Nonce, &hash, &in.Included.Block.Number, &blockHash, &in.Included.Confirmations); err != nil {
+		for _, query := range []string{
+			`SELECT id, payee, token_amount, x'', x'', 0, state, coalesce(nonce, 0), coalesce(tx, x''), coalesce(block, 0), coalesce(block_hash, x''), confirmations
+			 FROM intent WHERE wallet = ? AND (state <= ? OR (state = ? AND NOT looked_at)) ORDER BY nonce IS NULL, nonce, id`,
+			`SELECT -id, x'', token_amount, target, data, urgent, state, coalesce(nonce, 0), coalesce(tx, x''), coalesce(block, 0), coalesce(block_hash, x''), confirmations
+			 FROM call WHERE wallet = ? AND (state <= ? OR (state = ? AND NOT looked_at)) ORDER BY nonce IS NULL, nonce, id`,
+		} {
+			in, err := tx.intents(query, j.wallet[:], int(evm.Mined), int(evm.Superseded))
+			if err != nil {
 				return err
 			}
-			in.Payee = evm.Address(payee)
-			if in.Amount, err = parseInt(amount); err != nil {
-				return err
-			}
-			if in.State == evm.Mined {
-				in.Included.Tx, in.Included.Block.Hash = evm.Hash(hash), evm.Hash(blockHash)
-			}
-			open = append(open, in)
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-			return err
+			open = append(open, in...)
 		}
 		for i := range open {
 			if open[i].Attempts, err = tx.attempts(open[i].ID); err != nil {
 				return err
 			}
 		}
+		slices.SortStableFunc(open, byNonce)
 		return nil
 	})
 	return open, next, err
 }
 
+func byNonce(a, b evm.Intent) int {
+	if p, q := a.State == evm.Planned, b.State == evm.Planned; p || q {
+		switch {
+		case p && q:
+			return 0
+		case p:
+			return 1
+		}
+		return -1
+	}
+	return cmp.Compare(a.Nonce, b.Nonce)
+}
+
+func (x *tx) intents(query string, args ...any) (out []evm.Intent, err error) {
+	rows, err := x.QueryContext(x.ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var in evm.Intent
+		var payee, hash, blockHash, target, data []byte
+		var amount string
+		var urgent bool
+		if err := rows.Scan(&in.ID, &payee, &amount, &target, &data, &urgent, &in.State, &in.Nonce, &hash, &in.Included.Block.Number, &blockHash, &in.Included.Confirmations); err != nil {
+			return nil, err
+		}
+		if len(target) > 0 {
+			in.Call = &evm.Call{To: evm.Address(target), Data: data, Urgent: urgent}
+		} else {
+			in.Payee = evm.Address(payee)
+		}
+		if in.Amount, err = parseInt(amount); err != nil {
+			return nil, err
+		}
+		if in.State == evm.Mined {
+			in.Included.Tx, in.Included.Block.Hash = evm.Hash(hash), evm.Hash(blockHash)
+		}
+		out = append(out, in)
+	}
+	return out, rows.Err()
+}
+
+// tables says where a payment is kept, under which number.
+func tables(id int64) (intent, attempt string, row int64) {
+	if id < 0 {
+		return "call", "call_attempt", -id
+	}
+	return "intent", "attempt", id
+}
+
 func (x *tx) attempts(id int64) (out []evm.Attempt, err error) {
-	rows, err := x.QueryContext(x.ctx, "SELECT hash, raw, tip, cap, gas, at FROM attempt WHERE intent = ? ORDER BY n", id)
+	_, table, row := tables(id)
+	rows, err := x.QueryContext(x.ctx, "SELECT hash, raw, tip, cap, gas, at FROM "+table+" WHERE intent = ? ORDER BY n", row)
 	if err != nil {
 		return nil, err
 	}
@@ -122,20 +163,28 @@ func (j *journal) Sign(ctx context.Context, id int64, nonce uint64, a evm.Attemp
 		if err := tx.renew(); err != nil {
 			return err
 		}
+		intent, attempt, row := tables(id)
+		other, _, _ := tables(-id)
 		var state evm.State
-		var had int64
-		found, err := tx.one("SELECT state, coalesce(nonce, -1) FROM intent WHERE id = ? AND wallet = ?", []any{id, j.wallet[:]}, &state, &had)
-		switch {
-		case err != nil:
+		var had, taken int64
+		found, err := tx.one("SELECT state, coalesce(nonce, -1) FROM "+intent+" WHERE id = ? AND wallet = ?", []any{row, j.wallet[:]}, &state, &had)
+		if err != nil {
 			return err
-		case !found || !state.Open() || nonce > 1<<62 || (had >= 0 && had != int64(nonce)): //nolint:gosec // bounded here
+		}
+		if !found || !state.Open() || nonce > 1<<62 || (had >= 0 && had != int64(nonce)) { //nolint:gosec // bounded here
 			return fmt.Errorf("payment %d is %s with nonce %d: cannot sign it with nonce %d", id, state, had, nonce)
 		}
-		if err := tx.exec("UPDATE intent SET nonce = ?, state = ? WHERE id = ?", int64(nonce), int(evm.Signed), id); err != nil {
+		if _, err := tx.one("SELECT count(*) FROM "+other+" WHERE wallet = ? AND nonce = ?", []any{j.wallet[:], int64(nonce)}, &taken); err != nil {
 			return err
 		}
-		return tx.exec("INSERT INTO attempt SELECT ?1, count(*), ?2, ?3, ?4, ?5, ?6, ?7 FROM attempt WHERE intent = ?1",
-			id, a.Hash[:], a.Raw, a.TipCap.String(), a.FeeCap.String(), int64(a.Gas), a.At.Unix()) //nolint:gosec // gas of one transaction
+		if taken > 0 {
+			return fmt.Errorf("payment %d: nonce %d has been given away", id, nonce)
+		}
+		if err := tx.exec("UPDATE "+intent+" SET nonce = ?, state = ? WHERE id = ?", int64(nonce), int(evm.Signed), row); err != nil {
+			return err
+		}
+		return tx.exec("INSERT INTO "+attempt+" SELECT ?1, count(*), ?2, ?3, ?4, ?5, ?6, ?7 FROM "+attempt+" WHERE intent = ?1",
+			row, a.Hash[:], a.Raw, a.TipCap.String(), a.FeeCap.String(), int64(a.Gas), a.At.Unix()) //nolint:gosec // gas of one transaction
 	})
 }
 
@@ -145,7 +194,12 @@ func (j *journal) Mark(ctx context.Context, id int64, s evm.State, inc evm.Inclu
 	return j.l.update(ctx, func(tx *tx) error {
 		var neighbor, amount, born int64
 		var was evm.State
-		found, err := tx.one("SELECT neighbor, amount, born, state FROM intent WHERE id = ? AND wallet = ?", []any{id, j.wallet[:]}, &neighbor, &amount, &born, &was)
+		intent, _, row := tables(id)
+		query := "SELECT neighbor, amount, born, state FROM intent WHERE id = ? AND wallet = ?"
+		if id < 0 {
+			query = "SELECT coalesce((SELECT neighbor FROM channel WHERE channel.id = call.channel), 0), 0, 0, state FROM call WHERE id = ? AND wallet = ?"
+		}
+		found, err := tx.one(query, []any{row, j.wallet[:]}, &neighbor, &amount, &born, &was)
 		switch {
 		case err != nil:
 			return err
@@ -153,15 +207,15 @@ func (j *journal) Mark(ctx context.Context, id int64, s evm.State, inc evm.Inclu
 			return fmt.Errorf("payment %d is %s: cannot become %s", id, was, s)
 		}
 		if inc.Block.Number > 0 || inc.Tx != (evm.Hash{}) {
-			err = tx.exec("UPDATE intent SET state = ?, tx = ?, block = ?, block_hash = ?, confirmations = ? WHERE id = ?",
-				int(s), inc.Tx[:], int64(inc.Block.Number), inc.Block.Hash[:], int64(inc.Confirmations), id) //nolint:gosec // block numbers
+			err = tx.exec("UPDATE "+intent+" SET state = ?, tx = ?, block = ?, block_hash = ?, confirmations = ? WHERE id = ?",
+				int(s), inc.Tx[:], int64(inc.Block.Number), inc.Block.Hash[:], int64(inc.Confirmations), row) //nolint:gosec // block numbers
 		} else {
-			err = tx.exec("UPDATE intent SET state = ?, tx = NULL, block = NULL, block_hash = NULL, confirmations = 0 WHERE id = ?", int(s), id)
+			err = tx.exec("UPDATE "+intent+" SET state = ?, tx = NULL, block = NULL, block_hash = NULL, confirmations = 0 WHERE id = ?", int(s), row)
 		}
 		if err != nil || s.Open() {
 			return err
 		}
-		if err := tx.bookFee(id, neighbor, inc); err != nil {
+		if err := tx.bookFee(id, neighbor, inc); err != nil || id < 0 { // what a call has moved is read off the chain
 			return err
 		}
 		ref := strconv.FormatInt(id, 10)
@@ -185,6 +239,7 @@ func (j *journal) Mark(ctx context.Context, id int64, s evm.State, inc evm.Inclu
 type inbox struct {
 	l        *ledger
 	decimals interface{ Load() int32 }
+	hub      evm.Address // what comes from there is a voucher's, booked as such
 }
 
 var _ evm.Inbox = (*inbox)(nil)
@@ -214,6 +269,9 @@ func (i *inbox) Marks(ctx context.Context) (out []evm.Mark, err error) {
 func (i *inbox) Credit(ctx context.Context, upTo evm.Mark, transfers []evm.Transfer) error {
 	return i.l.update(ctx, func(tx *tx) error {
 		for _, t := range transfers {
+			if i.hub != (evm.Address{}) && t.From == i.hub {
+				continue
+			}
 			if err := tx.receive(t, i.decimals.Load()); err != nil {
 				return err
 			}

@@ -3,6 +3,7 @@ package billing
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"cuttle/billing/evm"
 	"cuttle/relay/wire"
@@ -25,6 +26,7 @@ const (
 	WayNone    Way = 0 // counts only
 	WayDirect  Way = 1 // ERC-20 transfers
 	WayAccount Way = 2 // said on the link, settled in kind
+	WayVoucher Way = 3 // vouchers on a channel of the hub
 )
 
 func (w Way) String() string {
@@ -35,6 +37,8 @@ func (w Way) String() string {
 		return "erc20"
 	case WayAccount:
 		return "account"
+	case WayVoucher:
+		return "voucher"
 	}
 	return fmt.Sprintf("way %d", uint8(w))
 }
@@ -109,6 +113,7 @@ const (
 	totalSize    = 1 + 1 + 1 + 8
 	countSize    = 1 + 1 + 8
 	flagBinding  = 1 // of HELLO
+	flagHub      = 2 // of HELLO
 	flagReply    = 1 // of TALLY: answer with a TALLY of your own
 	stateSize    = 1 + 1 + 1 + 8 + 8 + 8
 	helloVersion = 1
@@ -125,13 +130,17 @@ type hello struct {
 	wallet  evm.Address // the rest of the binding: if bound
 	expiry  uint64
 	sig     [65]byte
-	totals  totals // agreed over all links so far
+	hub     evm.Address // zero: none; together with WayVoucher
+	totals  totals      // agreed over all links so far
 }
 
 func (h *hello) append(b []byte) []byte {
 	flags := byte(0)
 	if h.bound {
 		flags |= flagBinding
+	}
+	if h.hub != (evm.Address{}) {
+		flags |= flagHub
 	}
 	b = append(b, kindHello, helloVersion, flags, byte(len(h.ways)))
 	for _, w := range h.ways {
@@ -143,6 +152,9 @@ func (h *hello) append(b []byte) []byte {
 		b = append(b, h.wallet[:]...)
 		b = binary.BigEndian.AppendUint64(b, h.expiry)
 		b = append(b, h.sig[:]...)
+	}
+	if flags&flagHub != 0 {
+		b = append(b, h.hub[:]...)
 	}
 	at := len(b)
 	b = append(b, 0, 0)
@@ -199,7 +211,7 @@ func parseHello(b []byte) (*hello, error) {
 		r.bad = true
 	}
 	flags, ways := r.u8(), int(r.u8())
-	if flags&^flagBinding != 0 || ways < 1 || ways > maxWays {
+	if flags&^(flagBinding|flagHub) != 0 || ways < 1 || ways > maxWays {
 		r.bad = true
 		ways = 0
 	}
@@ -211,6 +223,14 @@ func parseHello(b []byte) (*hello, error) {
 	if h.bound = flags&flagBinding != 0; h.bound {
 		h.wallet, h.expiry = evm.Address(r.take(20)), r.u64()
 		h.sig = [65]byte(r.take(65))
+	}
+	if flags&flagHub != 0 {
+		if h.hub = evm.Address(r.take(20)); h.hub == (evm.Address{}) {
+			r.bad = true
+		}
+	}
+	if slices.Contains(h.ways, WayVoucher) != (h.hub != evm.Address{}) {
+		r.bad = true
 	}
 	last := -1
 	for range entries(r, totalSize) {

@@ -31,6 +31,7 @@ func TestGolden(t *testing.T) {
 	}{
 		{"hello", "01 01 01 02 01 00 0000000000000539 01" + zeros(19) + "02" + zeros(19) + "03" + zeros(19) + "0000000000000063" + "07" + zeros(63) + "1b" +
 			"0002 00 00 00 0000000000000001 01 01 3f 00ffffffffffffff", sampleHello().append(nil)},
+		{"hello with a hub", "01 01 02 02 03 01" + zeros(8+20+20) + "05" + zeros(19) + "0000", (&hello{ways: []Way{WayVoucher, WayDirect}, hub: evm.Address{5}}).append(nil)},
 		{"hello unbound", "01 01 00 01 00" + zeros(8+20+20) + "0000", (&hello{ways: []Way{WayNone}}).append(nil)},
 		{"tally", "02 01 00000002 00000001 0002 00 01 0000000000000003 01 02 0000000000000004", tal.append(nil)},
 		{"ack", "03 00000002 00", (&ack{seq: 2}).append(nil)},
@@ -50,7 +51,7 @@ func TestGolden(t *testing.T) {
 
 func TestLargestFits(t *testing.T) {
 	h := sampleHello()
-	h.ways = make([]Way, maxWays)
+	h.ways, h.hub = make([]Way, maxWays), evm.Address{1}
 	for d := range h.totals {
 		for p := range h.totals[d] {
 			for i := range h.totals[d][p] {
@@ -67,6 +68,7 @@ func FuzzMessage(f *testing.F) {
 	tal := &tally{seq: 1}
 	tal.sent[WePay][1] = 5
 	for _, b := range [][]byte{
+		(&hello{ways: []Way{WayVoucher, WayDirect}, hub: evm.Address{5}}).append(nil),
 		sampleHello().append(nil), tal.append(nil), (&ack{seq: 1}).append(nil), (&ack{seq: 1, differs: true}).append(nil),
 		(&state{Throttled, ReasonAge, 1, 2, 3}).append(nil), {}, {1}, {2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0xff, 0xff},
 	} {

@@ -23,6 +23,37 @@ var migrations = []string{
 	   day TEXT NOT NULL, neighbor INTEGER NOT NULL REFERENCES neighbor, tier INTEGER NOT NULL, cells INTEGER NOT NULL CHECK (cells >= 0),
 	   PRIMARY KEY (day, neighbor, tier)
 	 ) STRICT, WITHOUT ROWID`,
+	// Channels of the hub. dir 0: we pay, dir 1: the neighbor does. total, paid, epoch
+	// and signer are the chain's as believed at block at, cum and sig the last
+	// voucher of the epoch; amounts of the token are decimal text, units are the
+	// ledger's. counted: what vouchers have moved in the ledger in this epoch.
+	`CREATE TABLE channel (
+	   id INTEGER PRIMARY KEY, neighbor INTEGER NOT NULL REFERENCES neighbor, dir INTEGER NOT NULL CHECK (dir IN (0, 1)),
+	   payer BLOB NOT NULL CHECK (length(payer) = 20), payee BLOB NOT NULL CHECK (length(payee) = 20),
+	   epoch INTEGER NOT NULL DEFAULT 0, signer BLOB NOT NULL DEFAULT x'0000000000000000000000000000000000000000', at INTEGER NOT NULL DEFAULT 0,
+	   total TEXT NOT NULL DEFAULT '0', total_units INTEGER NOT NULL DEFAULT 0,
+	   paid TEXT NOT NULL DEFAULT '0', paid_units INTEGER NOT NULL DEFAULT 0,
+	   cum TEXT NOT NULL DEFAULT '0', sig BLOB, counted INTEGER NOT NULL DEFAULT 0,
+	   close_at INTEGER NOT NULL DEFAULT 0, key BLOB, since INTEGER NOT NULL DEFAULT 0, closing INTEGER NOT NULL DEFAULT 0,
+	   UNIQUE (payer, payee),
+	   CHECK (0 <= paid_units AND paid_units <= total_units AND 0 <= counted)
+	 ) STRICT;
+	 CREATE INDEX channel_neighbor ON channel (neighbor);
+	 CREATE TABLE call (
+	   id INTEGER PRIMARY KEY, wallet BLOB NOT NULL CHECK (length(wallet) = 20), kind INTEGER NOT NULL, channel INTEGER REFERENCES channel,
+	   token_amount TEXT NOT NULL, target BLOB NOT NULL CHECK (length(target) = 20), data BLOB NOT NULL, urgent INTEGER NOT NULL DEFAULT 0,
+	   planned INTEGER NOT NULL, state INTEGER NOT NULL, looked_at INTEGER NOT NULL DEFAULT 0,
+	   nonce INTEGER, tx BLOB, block INTEGER, block_hash BLOB, confirmations INTEGER NOT NULL DEFAULT 0,
+	   CHECK ((nonce IS NULL) = (state = 0))
+	 ) STRICT;
+	 CREATE UNIQUE INDEX call_nonce ON call (wallet, nonce) WHERE nonce IS NOT NULL;
+	 CREATE TABLE call_attempt (
+	   intent INTEGER NOT NULL REFERENCES call, n INTEGER NOT NULL, hash BLOB NOT NULL UNIQUE, raw BLOB NOT NULL,
+	   tip TEXT NOT NULL, cap TEXT NOT NULL, gas INTEGER NOT NULL, at INTEGER NOT NULL,
+	   PRIMARY KEY (intent, n)
+	 ) STRICT, WITHOUT ROWID;
+	 DROP INDEX intent_open;
+	 CREATE UNIQUE INDEX intent_planned ON intent (neighbor) WHERE state = 0`,
 }
 
 // schemaVersion is the present version.

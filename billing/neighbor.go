@@ -58,6 +58,8 @@ type Neighbor struct {
 	writes []write
 	busy   bool
 	pays   int // PAY messages among writes
+
+	vouchers voucherLink // of the way of that name
 }
 
 type write struct {
@@ -127,6 +129,7 @@ func (n *Neighbor) tick(now time.Duration) {
 		n.out.Wake()
 	}
 	n.judge()
+	n.book.settler.Moved(n, n.book.cfg.Now())
 	n.hurry(now)
 }
 
@@ -183,7 +186,7 @@ func (n *Neighbor) Message(b []byte) error {
 		n.peer.mu.Unlock()
 		return nil
 	case kindPay:
-		if len(b) < 2 || Way(b[1]) != n.book.settler.Way() {
+		if len(b) < 2 || !n.book.settler.Takes(Way(b[1])) {
 			return fmt.Errorf("%w: pay of another way", ErrMessage)
 		}
 		return n.book.settler.Message(n, b[2:])

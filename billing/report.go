@@ -59,6 +59,8 @@ type NeighborReport struct {
 	Receipts   []Receipt // theirs, the newest first, at most 100
 	InTransit  Amount    // planned or sent, not final
 	TheirPayTo string    `json:",omitempty"` // the neighbor's earning address
+	Way        Way       // the best that both of us know; of the present link
+	Channels   []ChannelReport
 }
 
 // Count is the cells of one payer and tier.
@@ -119,10 +121,11 @@ func (b *Book) Report(ctx context.Context) (Report, error) {
 }
 
 func (b *Book) reportChain(r *Report) {
-	d, ok := b.settler.(*direct)
+	c, ok := b.settler.(interface{ chain() *direct })
 	if !ok {
 		return
 	}
+	d := c.chain()
 	r.ChainID, r.Token, r.Earning = d.cfg.Client.ChainID(), d.cfg.Client.Token().Hex(), d.cfg.Earning.Hex()
 	if d.cfg.Wallet != nil {
 		r.Consuming = d.cfg.Wallet.Address().Hex()
@@ -172,8 +175,7 @@ func (b *Book) reportPeer(ctx context.Context, p *peer) (NeighborReport, error) 
 		return r, err
 	}
 	r.Counts = n.report(agreed)
-	err := b.reportPayments(ctx, p.row, &r)
-	return r, err
+	return r, errors.Join(b.reportPayments(ctx, p.row, &r), b.reportChannels(ctx, p, &r))
 }
 
 // report lists the counts that are not zero.

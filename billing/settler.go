@@ -19,8 +19,10 @@ import (
 // settler's Poll is called by one goroutine; the rest is safe for concurrent
 // use. Meter, tallies, ledger and credit know no more of a way than this.
 type settler interface {
-	// Way names it in HELLO.
+	// Way names it, the best one if it knows several.
 	Way() Way
+	// Takes tells whether PAY messages of a way are its.
+	Takes(Way) bool
 	// Accepts tells whether a neighbor with this HELLO can pay us.
 	Accepts(*hello) bool
 	// CanPay tells whether we can pay a neighbor with this HELLO, and whom there.
@@ -33,6 +35,12 @@ type settler interface {
 	// the chain or the ledger did not answer; it is called again later.
 	Poll(ctx context.Context) (evm.Outcome, error)
 
+	// Bound is the most that a neighbor may owe whatever it has paid so far, where
+	// the way pays as fast as debts grow.
+	Bound(p *peer) Amount
+	// Moved is called when what we owe the neighbor may have changed, and about once
+	// a second. It does not block.
+	Moved(n *Neighbor, now time.Time)
 	// Linked is called when the HELLOs of a new link are durable: what the neighbor
 	// has not confirmed is said again. It does not block.
 	Linked(n *Neighbor)
@@ -46,17 +54,24 @@ type settler interface {
 // silent is embedded by ways that exchange nothing on links.
 type silent struct{}
 
-func (silent) Linked(*Neighbor) {}
+func (silent) Takes(Way) bool             { return false }
+func (silent) Bound(*peer) Amount         { return maxAmount }
+func (silent) Moved(*Neighbor, time.Time) {}
+func (silent) Linked(*Neighbor)           {}
 func (silent) Message(*Neighbor, []byte) error {
 	return fmt.Errorf("%w: pay of a way that has none", ErrMessage)
 }
 
-func newSettler(cfg Config, l *ledger) (settler, error) {
+func newSettler(cfg Config, l *ledger, urge func()) (settler, error) {
 	switch {
 	case cfg.Direct != nil && cfg.Account:
 		return nil, errors.New("billing: either a chain settles or accounts do")
 	case cfg.Direct != nil:
-		return newDirect(*cfg.Direct, cfg.Now, l)
+		d, err := newDirect(*cfg.Direct, cfg.Now, l)
+		if err != nil || cfg.Direct.Channels == nil || cfg.Direct.Wallet == nil {
+			return d, err
+		}
+		return newChannels(d, cfg, urge)
 	case cfg.Account:
 		return newAccount(l)
 	}
@@ -85,6 +100,9 @@ type DirectConfig struct {
 	// reading the chain from its beginning.
 	FromBlock uint64
 	Payments  evm.PaymentConfig // Confirmations holds for payments received too
+	// Channels, if set, settles with vouchers where the neighbor can, and has a
+	// wallet: somebody has to pay the fees of cashing.
+	Channels *ChannelConfig
 }
 
 const (
@@ -128,11 +146,16 @@ func newDirect(cfg DirectConfig, now func() time.Time, l *ledger) (*direct, erro
 		}
 		d.payments = evm.NewPayments(cfg.Client, cfg.Wallet, &journal{l, cfg.Wallet.Address()}, cfg.Payments)
 	}
-	d.receipts = evm.NewReceipts(cfg.Client, cfg.Earning, &inbox{l, &d.decimals}, cfg.Payments.Confirmations, cfg.FromBlock)
+	var hub evm.Address
+	if cfg.Channels != nil {
+		hub = cfg.Channels.Hub
+	}
+	d.receipts = evm.NewReceipts(cfg.Client, cfg.Earning, &inbox{l, &d.decimals, hub}, cfg.Payments.Confirmations, cfg.FromBlock)
 	return d, nil
 }
 
-func (d *direct) Way() Way { return WayDirect }
+func (d *direct) Way() Way       { return WayDirect }
+func (d *direct) chain() *direct { return d }
 
 // common tells whether a neighbor settles in our token on our chain.
 func (d *direct) common(h *hello) bool {
@@ -188,16 +211,25 @@ func (d *direct) Plan(ctx context.Context, p *peer, payee evm.Address, a Amount)
 	return d.ledger.plan(ctx, p, d.cfg.Wallet.Address(), payee, a, toToken(a, uint8(n))) //nolint:gosec // at most 36
 }
 
+// ready reads what must be known of the token before anything is paid.
+func (d *direct) ready(ctx context.Context) error {
+	if d.decimals.Load() >= 0 {
+		return nil
+	}
+	n, err := d.cfg.Client.Check(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.ledger.pin("decimals", "a token with decimals", strconv.Itoa(int(n))); err != nil {
+		return err
+	}
+	d.decimals.Store(int32(n))
+	return nil
+}
+
 func (d *direct) Poll(ctx context.Context) (evm.Outcome, error) {
-	if d.decimals.Load() < 0 {
-		n, err := d.cfg.Client.Check(ctx)
-		if err != nil {
-			return evm.Outcome{}, err
-		}
-		if err := d.ledger.pin("decimals", "a token with decimals", strconv.Itoa(int(n))); err != nil {
-			return evm.Outcome{}, err
-		}
-		d.decimals.Store(int32(n))
+	if err := d.ready(ctx); err != nil {
+		return evm.Outcome{}, err
 	}
 	_, err := d.receipts.Scan(ctx)
 	if err == nil {

@@ -121,7 +121,7 @@ func (n *Neighbor) exposure() (owed, pending, served Amount) {
 // paid (docs/protocol.md section 7.2).
 func (b *Book) limit(p *peer) Amount {
 	c := &b.cfg
-	return min(c.Credit, c.CreditStart+min(p.paid(), c.Credit-c.CreditStart))
+	return min(b.settler.Bound(p), c.Credit, c.CreditStart+min(p.paid(), c.Credit-c.CreditStart))
 }
 
 // paid is what the neighbor has paid so far.

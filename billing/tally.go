@@ -118,6 +118,7 @@ func (n *Neighbor) onTally(b []byte) error {
 		n.mu.Unlock()
 		_ = n.out.Bill((&ack{seq: t.seq}).append(nil)) // if the link has ended the next HELLO says it
 		n.out.Wake()
+		n.book.settler.Moved(n, n.book.cfg.Now())
 	})
 	return nil
 }
@@ -172,6 +173,7 @@ func (n *Neighbor) onAck(b []byte) error {
 		if more {
 			n.out.Wake()
 		}
+		n.book.settler.Moved(n, n.book.cfg.Now())
 	})
 	return nil
 }

@@ -57,7 +57,7 @@ func (c *Client) PlanSweep(ctx context.Context, from, to Address, cfg PaymentCon
 	rest := new(big.Int).Set(v.balances.Gas)
 	if s.Token.Sign() > 0 {
 		data := c.abi.PackTransfer(to, s.Token)
-		if s.tokenGas, err = c.estimate(ctx, from, data); err != nil {
+		if s.tokenGas, err = c.estimate(ctx, from, c.Token(), data); err != nil {
 			if isNoFunds(err) {
 				return nil, c.noGasToSweep(from, rest)
 			}
