@@ -240,6 +240,7 @@ type inbox struct {
 	l        *ledger
 	decimals interface{ Load() int32 }
 	hub      evm.Address // what comes from there is a voucher's, booked as such
+	step     func(step string, id int64)
 }
 
 var _ evm.Inbox = (*inbox)(nil)
@@ -267,6 +268,10 @@ func (i *inbox) Marks(ctx context.Context) (out []evm.Mark, err error) {
 
 // Credit implements evm.Inbox.
 func (i *inbox) Credit(ctx context.Context, upTo evm.Mark, transfers []evm.Transfer) error {
+	if len(transfers) > 0 {
+		i.step("credit", 0)
+		defer i.step("credited", 0)
+	}
 	return i.l.update(ctx, func(tx *tx) error {
 		for _, t := range transfers {
 			if i.hub != (evm.Address{}) && t.From == i.hub {

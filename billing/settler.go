@@ -135,6 +135,9 @@ func newDirect(cfg DirectConfig, now func() time.Time, l *ledger) (*direct, erro
 	if cfg.Payments.Now == nil {
 		cfg.Payments.Now = now
 	}
+	if cfg.Payments.Step == nil {
+		cfg.Payments.Step = func(string, int64) {}
+	}
 	if cfg.Payments.Confirmations == 0 {
 		cfg.Payments.Confirmations = 3
 	}
@@ -150,7 +153,7 @@ func newDirect(cfg DirectConfig, now func() time.Time, l *ledger) (*direct, erro
 	if cfg.Channels != nil {
 		hub = cfg.Channels.Hub
 	}
-	d.receipts = evm.NewReceipts(cfg.Client, cfg.Earning, &inbox{l, &d.decimals, hub}, cfg.Payments.Confirmations, cfg.FromBlock)
+	d.receipts = evm.NewReceipts(cfg.Client, cfg.Earning, &inbox{l, &d.decimals, hub, cfg.Payments.Step}, cfg.Payments.Confirmations, cfg.FromBlock)
 	return d, nil
 }
 

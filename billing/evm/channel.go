@@ -254,7 +254,7 @@ func NewChannelKey() (k ChannelKey, err error) {
 	if err != nil {
 		return k, fmt.Errorf("make channel key: %w", err)
 	}
-	key.D.FillBytes(k[:])
+	copy(k[:], crypto.FromECDSA(key))
 	return k, nil
 }
 

@@ -100,11 +100,13 @@ func (c *devChain) commit(n int) {
 }
 
 // mine makes blocks until the test ends or stop is called.
-func (c *devChain) mine() (stop func()) {
+func (c *devChain) mine() (stop func()) { return c.mineEvery(100 * time.Millisecond) }
+
+func (c *devChain) mineEvery(period time.Duration) (stop func()) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() { // ends with stop
 		defer close(ended)
-		t := time.NewTicker(100 * time.Millisecond)
+		t := time.NewTicker(period)
 		defer t.Stop()
 		for {
 			select {
@@ -239,6 +241,7 @@ type setup struct {
 	now           func() time.Time
 	step          func(string, int64)
 	credit        billing.Amount
+	channels      *billing.ChannelConfig
 }
 
 func nodeID(n byte) (id wire.NodeID) {
@@ -264,7 +267,7 @@ func open(s setup) (*party, error) {
 	p := &party{wallet: w, client: client, earning: earning(s.self)}
 	p.book, err = billing.Open(billing.Config{
 		Path: filepath.Join(s.dir, fmt.Sprintf("ledger%d", s.self)), Self: nodeID(s.self),
-		Direct: &billing.DirectConfig{Client: client, Wallet: w, Earning: p.earning,
+		Direct: &billing.DirectConfig{Client: client, Wallet: w, Earning: p.earning, Channels: s.channels,
 			Payments: evm.PaymentConfig{Confirmations: s.confirmations, Now: s.now, Step: s.step}},
 		Credit: s.credit, SettleAbove: 1 << 60, ScanEvery: 50 * time.Millisecond, PollEvery: 50 * time.Millisecond, MarkerCells: 1 << 14,
 	})

@@ -487,6 +487,7 @@ const (
 	childURL  = "CUTTLE_CHAINTEST_URL"
 	childTok  = "CUTTLE_CHAINTEST_TOKEN"
 	childStep = "CUTTLE_CHAINTEST_STEP"
+	childHub  = "CUTTLE_CHAINTEST_HUB"
 )
 
 // child is the process of TestKillAtEachStep: both Books; the payer dies by
@@ -496,7 +497,11 @@ func child() bool {
 	if dir == "" {
 		return false
 	}
-	if err := childRun(dir, os.Getenv(childStep)); err != nil {
+	run := childRun
+	if os.Getenv(childHub) != "" {
+		run = childVouchers
+	}
+	if err := run(dir, os.Getenv(childStep)); err != nil {
 		fmt.Fprintln(os.Stderr, "child:", err)
 		os.Exit(1)
 	}
@@ -505,7 +510,12 @@ func child() bool {
 
 func childRun(dir, die string) error {
 	s := setup{dir: dir, url: os.Getenv(childURL), token: common.HexToAddress(os.Getenv(childTok)), confirmations: 3, credit: 1 << 60}
-	s.self = 2
+	s.self, s.step = 2, func(step string, _ int64) {
+		if "receiver "+step == die {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {} // until it arrives
+		}
+	}
 	b, err := open(s)
 	if err != nil {
 		return err
@@ -576,7 +586,7 @@ func TestKillAtEachStep(t *testing.T) {
 		cmd.Stderr = os.Stderr
 		return cmd.Run()
 	}
-	for _, step := range []string{"sign", "signed", "broadcast", "accepted", "sent", "mined", "final"} {
+	for _, step := range []string{"sign", "signed", "broadcast", "accepted", "sent", "mined", "final", "receiver credit", "receiver credited"} {
 		dir := t.TempDir()
 		p := mustOpen(t, setup{self: 1, dir: dir, url: c.url, token: c.token}) // makes the wallet
 		c.fund(p.wallet.Address(), ether(1), ether(1))
