@@ -147,6 +147,11 @@ func (c *Config) checkBilling() error {
 	if b.Consuming != "" && b.PasswordFile == "" {
 		return errors.New("billing.password_file is empty: it unlocks billing.consuming; give a file, \"credential:NAME\", \"fd:N\" or \"prompt\"")
 	}
+	for key, v := range map[string]string{"window": b.Window, "deposit": b.Deposit, "cash_above": b.CashAbove} {
+		if n, err := Amount(v); err != nil || n == 0 {
+			return fmt.Errorf("billing.%s %q: want a number of tokens above zero", key, v)
+		}
+	}
 	if _, err := Wei(b.FeeCap); err != nil {
 		return fmt.Errorf("billing.fee_cap: %w", err)
 	}

@@ -129,6 +129,7 @@ func (e *Exit) Rules() []string {
 // Billing is the [billing] table. Amounts are decimal numbers of tokens.
 type Billing struct {
 	Mode               string   `toml:"mode"`
+	Chain              string   `toml:"chain"`
 	ChainID            uint64   `toml:"chain_id"`
 	RPC                []string `toml:"rpc"`
 	RPCThroughCircuits bool     `toml:"rpc_through_circuits"`
@@ -146,6 +147,10 @@ type Billing struct {
 	SpendPerNeighbor   string   `toml:"spend_per_neighbor"`
 	SpendPerGB         string   `toml:"spend_per_gb"`
 	FeeCap             string   `toml:"fee_cap"`
+	Hub                string   `toml:"hub"`
+	Window             string   `toml:"window"`
+	Deposit            string   `toml:"deposit"`
+	CashAbove          string   `toml:"cash_above"`
 	Consuming          string   `toml:"consuming"`
 	PasswordFile       string   `toml:"password_file"`
 	Earning            string   `toml:"earning"`
@@ -198,7 +203,11 @@ func Parse(b []byte) (*Config, error) {
 }
 
 func decode(b []byte, c *Config) error {
+	defaults := c.Billing
 	err := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields().Decode(c)
+	if err == nil {
+		return c.Billing.fill(&defaults)
+	}
 	var strict *toml.StrictMissingError
 	if errors.As(err, &strict) {
 		e := strict.Errors[0]

@@ -68,13 +68,10 @@ func openDirect(b *config.Billing, o *onward) (*billing.DirectConfig, error) {
 	if b.RPCThroughCircuits {
 		chain.DialContext = o.DialContext
 	}
-	client, err := evm.NewClient(chain)
-	if err != nil {
+	d := &billing.DirectConfig{Payments: evm.PaymentConfig{Confirmations: b.Confirmations, MaxFee: big.NewInt(fee)}}
+	profiled(b, &chain, d)
+	if d.Client, err = evm.NewClient(chain); err != nil {
 		return nil, err
-	}
-	d := &billing.DirectConfig{
-		Client:   client,
-		Payments: evm.PaymentConfig{Confirmations: b.Confirmations, MaxFee: big.NewInt(fee)},
 	}
 	var consuming evm.Address
 	if b.Consuming != "" {
@@ -94,7 +91,7 @@ func openDirect(b *config.Billing, o *onward) (*billing.DirectConfig, error) {
 	if d.Earning, _, err = wallet.Earning(b.Earning, consuming, false); err != nil {
 		return nil, fmt.Errorf("billing.earning: %w", err)
 	}
-	return d, nil
+	return d, openChannels(b, d)
 }
 
 // account is a neighbor's account as a link wants it: the two packages name
