@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cuttle/billing/evm/erc20"
+	"cuttle/billing/evm/hub"
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/core/types"
@@ -33,7 +34,8 @@ type chain struct {
 	from    common.Address
 	id      *big.Int
 	binding *erc20.Token
-	token   common.Address // set by deploy, before anything is served
+	token   common.Address // this and hub: set by deploy, before anything is served
+	hub     common.Address
 
 	mu    sync.Mutex // guards nonce, and that they are broadcast in its order
 	nonce uint64     // of the rich key's next transaction
@@ -73,7 +75,11 @@ func (c *chain) seal(ctx context.Context, period time.Duration) {
 	}
 }
 
-// deploy puts the token on the chain; the rich key holds all of it.
+// hubNotice is how long a payer waits to close a channel of the lab's hub.
+const hubNotice = time.Minute
+
+// deploy puts the token on the chain, all of which the rich key holds, and the
+// channel hub.
 func (c *chain) deploy(ctx context.Context) error {
 	supply := new(big.Int).Mul(big.NewInt(1_000_000_000), big.NewInt(params.Ether))
 	data := append(common.FromHex(erc20.TokenMetaData.Bin), c.binding.PackConstructor(c.from, supply)...)
@@ -86,6 +92,14 @@ func (c *chain) deploy(ctx context.Context) error {
 		return err
 	}
 	c.token = receipt.ContractAddress
+	data = append(common.FromHex(hub.HubMetaData.Bin), hub.NewHub().PackConstructor(c.token, big.NewInt(int64(hubNotice.Seconds())))...)
+	if hash, err = c.send(ctx, nil, new(big.Int), data); err != nil {
+		return err
+	}
+	if receipt, err = c.await(ctx, hash); err != nil {
+		return err
+	}
+	c.hub = receipt.ContractAddress
 	return nil
 }
 
@@ -102,7 +116,7 @@ func (c *chain) send(ctx context.Context, to *common.Address, value *big.Int, da
 	tip := big.NewInt(params.GWei)
 	most := new(big.Int).Add(tip, new(big.Int).Mul(head.BaseFee, big.NewInt(2)))
 	tx, err := types.SignNewTx(c.key, types.LatestSignerForChainID(c.id), &types.DynamicFeeTx{
-		ChainID: c.id, Nonce: c.nonce, GasTipCap: tip, GasFeeCap: most, Gas: 1_000_000, To: to, Value: value, Data: data,
+		ChainID: c.id, Nonce: c.nonce, GasTipCap: tip, GasFeeCap: most, Gas: 2_000_000, To: to, Value: value, Data: data,
 	})
 	if err != nil {
 		return common.Hash{}, fmt.Errorf("sign: %w", err)

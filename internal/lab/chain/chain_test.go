@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cuttle/billing/evm/erc20"
+	"cuttle/billing/evm/hub"
 
 	"github.com/ethereum/go-ethereum"
 	"github.com/ethereum/go-ethereum/common"
@@ -72,6 +73,11 @@ func TestChainServesAndFunds(t *testing.T) {
 	out, err := client.CallContract(ctx, ethereum.CallMsg{To: &line.Token, Data: token.PackBalanceOf(who)}, nil)
 	if err != nil || new(big.Int).SetBytes(out).Int64() != 500 {
 		t.Errorf("token of the funded = %x, %v; want 500", out, err)
+	}
+	if code, err := client.CodeAt(ctx, line.Hub, nil); err != nil {
+		t.Errorf("read the hub: %v", err)
+	} else if token, notice, err := hub.Check(code); err != nil || token != line.Token || notice != uint64(hubNotice.Seconds()) {
+		t.Errorf("hub is for %s with a notice of %d s, %v", token, notice, err)
 	}
 	for _, bad := range []string{``, `{`, `{"address":"0x12"}`, `{"address":"` + who.Hex() + `","gas":"-1"}`, `{"address":"` + who.Hex() + `","gas":"1.5"}`, `{"nonsense":1}`} {
 		if code, _ := fund(t, line.Faucet, bad); code != http.StatusBadRequest {

@@ -9,7 +9,7 @@
 //
 //	cuttle-lab-chain -listen 10.99.1.2:8545 -faucet 10.99.1.2:8546
 //
-// When it serves, it prints one line of JSON: {"rpc","faucet","id","token","faucet_address"}.
+// When it serves, it prints one line of JSON: {"rpc","faucet","id","token","hub","faucet_address"}.
 // POST /fund with {"address","gas","token"} (decimal strings, smallest units)
 // sends both by real transactions and answers when they are in a block.
 package main
@@ -54,6 +54,7 @@ type ready struct {
 	Faucet        string         `json:"faucet"`
 	ID            int64          `json:"id"`
 	Token         common.Address `json:"token"`
+	Hub           common.Address `json:"hub"`
 	FaucetAddress common.Address `json:"faucet_address"`
 }
 
@@ -98,7 +99,7 @@ func serve(ctx context.Context, chain *chain, listen, faucetAddr string, out io.
 		<-ctx.Done()
 		_ = server.Close()
 	}()
-	line := ready{RPC: "http://" + listen, Faucet: "http://" + faucetAddr, ID: chain.id.Int64(), Token: chain.token, FaucetAddress: chain.from}
+	line := ready{RPC: "http://" + listen, Faucet: "http://" + faucetAddr, ID: chain.id.Int64(), Token: chain.token, Hub: chain.hub, FaucetAddress: chain.from}
 	if err := json.NewEncoder(out).Encode(line); err != nil {
 		return fmt.Errorf("announce the chain: %w", errors.Join(err, server.Close(), ln.Close()))
 	}
