@@ -172,6 +172,7 @@ type Book struct {
 	cfg     Config
 	ledger  *ledger
 	settler settler
+	release func()        // gives back what Config has lent
 	ask     chan request  // Settle asks the chain loop; unbuffered
 	urged   chan struct{} // a neighbor asks for payment; holds one, more are the same
 
@@ -215,6 +216,20 @@ type peer struct {
 // Open opens the ledger, checks it, and makes a Book. It asks nothing of the
 // chain. The caller closes the Book after Run has returned.
 func Open(cfg Config) (*Book, error) {
+	release := func() {}
+	if cfg.Direct != nil && cfg.Direct.Release != nil {
+		release = cfg.Direct.Release
+	}
+	b, err := open(cfg)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	b.release = release
+	return b, nil
+}
+
+func open(cfg Config) (*Book, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
@@ -254,7 +269,9 @@ func (b *Book) load() error {
 // Close ends the writer goroutine after the jobs it has, and closes the file.
 func (b *Book) Close() error {
 	b.ledger.enqueue(b.ledger.ages.save, func(error) {}) // what cannot be saved ages a minute again
-	return b.ledger.close()
+	err := b.ledger.close()
+	b.release()
+	return err
 }
 
 // Run does what time asks for (markers, scans, settlement) until ctx ends; it

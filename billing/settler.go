@@ -100,6 +100,9 @@ type DirectConfig struct {
 	// reading the chain from its beginning.
 	FromBlock uint64
 	Payments  evm.PaymentConfig // Confirmations holds for payments received too
+	// Release, if set, is called when the Book is closed, or was not opened: it gives
+	// back the wallet's lock.
+	Release func()
 	// Channels, if set, settles with vouchers where the neighbor can, and has a
 	// wallet: somebody has to pay the fees of cashing.
 	Channels *ChannelConfig

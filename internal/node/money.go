@@ -47,6 +47,13 @@ func openBook(cfg *config.Config, self wire.NodeID, o *onward, log *slog.Logger)
 	if err != nil {
 		return nil, err
 	}
+	if direct != nil && direct.Wallet != nil {
+		held, err := wallet.Lock(b.Consuming)
+		if err != nil {
+			return nil, err
+		}
+		direct.Release = held.Release
+	}
 	return billing.Open(billing.Config{
 		Path: filepath.Join(cfg.Node.State, "ledger.db"), Self: self, Direct: direct, Account: b.Mode == "account",
 		Credit: billing.Amount(credit), CreditStart: billing.Amount(start), SettleAbove: billing.Amount(above), SettleAfter: time.Duration(b.SettleAfter),
