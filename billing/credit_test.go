@@ -137,7 +137,7 @@ func TestBinding(t *testing.T) {
 	if !bind(second) {
 		t.Error("a wallet that owes nothing was not bound to another key")
 	}
-	in := &inbox{l: b.ledger}
+	in := &inbox{l: b.ledger, step: func(string, int64) {}}
 	if err := in.Rewind(context.Background(), evm.Mark{}); err != nil {
 		t.Fatal(err)
 	}

@@ -36,7 +36,7 @@ func newClerk(t *testing.T, seed uint64) *clerk {
 	decimals.Store(18)
 	b := openBook(t, 1, nil)
 	c := &clerk{t: t, rng: rand.New(rand.NewPCG(seed, 1)), book: b, done: map[string]int{}, block: 10,
-		journal: &journal{l: b.ledger, wallet: evm.Address{7}}, inbox: &inbox{l: b.ledger, decimals: &decimals}}
+		journal: &journal{l: b.ledger, wallet: evm.Address{7}}, inbox: &inbox{l: b.ledger, decimals: &decimals, step: func(string, int64) {}}}
 	for i := range 3 {
 		p, err := b.peer(testID(byte(i + 2)))
 		if err != nil {
