@@ -357,6 +357,9 @@ func (e *pipeEnd) Wake() {
 
 func (e *pipeEnd) Close() { e.p.once.Do(func() { close(e.p.stop) }) }
 
+// Throttle does nothing: the cells of this link are sent by the test.
+func (e *pipeEnd) Throttle(int) {}
+
 func (e *pipeEnd) write() {
 	for {
 		e.mu.Lock()

@@ -98,9 +98,8 @@ func TestSweepWaits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.backend.Client().SendTransaction(context.Background(), tx); err != nil {
-		t.Fatal(err)
-	}
+	// The pool of transactions follows the head a moment later.
+	eventually(t, "the pool takes it", func() error { return c.backend.Client().SendTransaction(context.Background(), tx) })
 	if _, err := client.PlanSweep(context.Background(), w.Address(), to, evm.PaymentConfig{}); !errors.Is(err, evm.ErrWaiting) {
 		t.Errorf("with a transaction under way: %v, want ErrWaiting", err)
 	}
