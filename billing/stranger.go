@@ -70,10 +70,7 @@ func (s *strangers) lapse() {
 			continue
 		}
 		s.sum -= o.counts()
-		if o.lapsed = true; p.live.Load() != nil {
-			s.owing[p] = o
-		} else {
-			delete(s.owing, p)
-		}
+		o.lapsed = true // and remembered, lest it counts as served when it is looked at again
+		s.owing[p] = o
 	}
 }
