@@ -95,7 +95,7 @@ func newChannels(d *direct, cfg Config, urge func()) (*channels, error) {
 	if err := c.cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	if err := d.ledger.pin("hub", "channel hub", c.cfg.Hub.Hex()); err != nil {
+	if err := d.ledger.pinned("hub", "channel hub", c.cfg.Hub.Hex()); err != nil {
 		return nil, err
 	}
 	c.hub = evm.NewHub(cfg.Direct.Client, c.cfg.Hub)
@@ -150,13 +150,20 @@ func (c *channels) Plan(ctx context.Context, p *peer, payee evm.Address, a Amoun
 		return c.direct.Plan(ctx, p, payee, a)
 	}
 	var m *voucherMessage
-	err := c.ledger.update(ctx, func(tx *tx) (err error) {
+	taken := false
+	err := c.ledger.update(ctx, func(tx *tx) error {
+		r, err := tx.channel(c.toPair(h))
+		if taken = r != nil && r.neighbor != p.row; err != nil || taken {
+			return err
+		}
 		m, err = c.give(tx, p, h)
 		return err
 	})
 	switch {
 	case err != nil:
 		return err
+	case taken: // the channel to this earning address is another neighbor's
+		return c.direct.Plan(ctx, p, payee, a)
 	case m == nil:
 		return errUnderWay // or there is no channel yet, which Poll sees to
 	}
@@ -210,18 +217,22 @@ func (c *channels) Moved(n *Neighbor, now time.Time) {
 	})
 }
 
+// errUnbound says that the wallet of a HELLO has turned out not to be the
+// neighbor's own while its voucher was on the way.
+var errUnbound = fmt.Errorf("%w: voucher of a wallet that is not bound", ErrMessage)
+
 // ungiven is our last voucher, if the payee has not said that it holds it.
 func (c *channels) ungiven(tx *tx, p *peer, h *hello) (*voucherMessage, error) {
 	cum, acked, err := tx.promised(p.row, 0, WayVoucher)
 	if err != nil || cum == acked {
 		return nil, err
 	}
-	return c.last(tx, h)
+	return c.last(tx, p, h)
 }
 
 // last is our last voucher to a neighbor, if there is one to repeat.
-func (c *channels) last(tx *tx, h *hello) (*voucherMessage, error) {
-	r, err := tx.channel(c.toPair(h))
+func (c *channels) last(tx *tx, p *peer, h *hello) (*voucherMessage, error) {
+	r, err := tx.channelTo(p, c.toPair(h))
 	if err != nil || r == nil || len(r.sig) != 65 {
 		return nil, err
 	}
@@ -232,7 +243,7 @@ func (c *channels) last(tx *tx, h *hello) (*voucherMessage, error) {
 // is nothing to give or to give it from.
 func (c *channels) give(tx *tx, p *peer, h *hello) (*voucherMessage, error) {
 	decimals := c.decimals.Load()
-	r, err := tx.channel(c.toPair(h))
+	r, err := tx.channelTo(p, c.toPair(h))
 	if err != nil || r == nil || !r.usable() || decimals < 0 {
 		return nil, err
 	}
@@ -342,6 +353,9 @@ func (c *channels) Message(n *Neighbor, b []byte) error {
 	if m.what == voucherHeld {
 		all := false
 		return n.persistPay(func(tx *tx) (err error) {
+			if c.partner(n.peer) != h {
+				return errUnbound
+			}
 			all, err = c.held(tx, n.peer, h, m)
 			return err
 		}, func() {
@@ -356,6 +370,9 @@ func (c *channels) Message(n *Neighbor, b []byte) error {
 	var answer *voucherMessage
 	taken := false
 	return n.persistPay(func(tx *tx) (err error) {
+		if c.partner(n.peer) != h {
+			return errUnbound
+		}
 		answer, taken, err = c.take(tx, n.peer, h, m)
 		return err
 	}, func() {
@@ -413,7 +430,7 @@ func (c *channels) take(tx *tx, p *peer, h *hello, m *voucherMessage) (answer *v
 // all there is to say; for a higher one it shows our signature, which an older
 // copy of our ledger has forgotten.
 func (c *channels) held(tx *tx, p *peer, h *hello, m *voucherMessage) (all bool, err error) {
-	r, err := tx.channel(c.toPair(h))
+	r, err := tx.channelTo(p, c.toPair(h))
 	if err != nil || r == nil || m.epoch != r.epoch {
 		return false, err // none, or of another epoch
 	}

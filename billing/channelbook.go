@@ -77,6 +77,16 @@ func (x *tx) channel(p evm.Pair) (*channelRow, error) {
 	return r, err
 }
 
+// channelTo is the channel in which we pay a neighbor: nil if it is there and was
+// opened for another one, since two may name one earning address.
+func (x *tx) channelTo(p *peer, pair evm.Pair) (*channelRow, error) {
+	r, err := x.channel(pair)
+	if r != nil && r.neighbor != p.row {
+		r = nil
+	}
+	return r, err
+}
+
 func (x *tx) channels() (out []*channelRow, err error) {
 	rows, err := x.QueryContext(x.ctx, "SELECT "+channelColumns+" FROM channel ORDER BY id")
 	if err != nil {
@@ -105,7 +115,9 @@ func (x *tx) putChannel(r *channelRow) error {
 // id.
 func (x *tx) accrue(kind string, r *channelRow, postings ...posting) (int64, error) {
 	var id, at int64
-	found, err := x.one("SELECT id, at FROM journal WHERE kind = ? AND ref LIKE ? ORDER BY id DESC LIMIT 1", []any{kind, fmt.Sprintf("%d/%%", r.id)}, &id, &at)
+	found, err := x.one(`SELECT id, at FROM journal WHERE kind = ? AND ref LIKE ?
+		AND EXISTS (SELECT 1 FROM posting WHERE posting.journal = journal.id AND posting.neighbor = ?) ORDER BY id DESC LIMIT 1`,
+		[]any{kind, fmt.Sprintf("%d/%%", r.id), postings[0].neighbor}, &id, &at)
 	if err != nil {
 		return 0, err
 	}
@@ -147,7 +159,10 @@ func (x *tx) observe(r *channelRow, v evm.ChannelView, at uint64, lastPaid *big.
 		if err := x.endEpoch(r, lastPaid, decimals); err != nil {
 			return err
 		}
-		r.epoch, r.cum, r.sig, r.counted = deep.Epoch, new(big.Int), nil, 0
+		r.epoch, r.cum, r.sig, r.counted, r.since = deep.Epoch, new(big.Int), nil, 0, 0
+		if r.dir == 0 {
+			r.since = x.l.now().Unix() // unused from now on
+		}
 		r.total, r.paid, r.totalUnits, r.paidUnits = new(big.Int), new(big.Int), 0, 0
 	}
 	if r.open() && !deep.Open() {
@@ -258,7 +273,11 @@ func (x *tx) recount(r *channelRow, to Amount) error {
 	case err != nil:
 		return err
 	case d < 0:
-		return x.reopen(r.neighbor, side, -d, r.since, id)
+		born := x.l.ages.read(side).Unix() // the clock of ages may be behind
+		if r.since > 0 {
+			born = min(born, r.since)
+		}
+		return x.reopen(r.neighbor, side, -d, born, id)
 	case side == sideReceivable:
 		return x.credited(r.neighbor, d)
 	}

@@ -1,10 +1,12 @@
 package billing
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 
 	"cuttle/billing/evm"
@@ -51,6 +53,9 @@ func (c *channels) check(ctx context.Context) error {
 	case notice < c.cfg.Notice:
 		return fmt.Errorf("the channel hub %s gives a notice of %s, at least %s is wanted: set billing.hub to another one, or to \"\"", c.cfg.Hub, notice, c.cfg.Notice)
 	}
+	if err := c.ledger.pin("hub", "channel hub", c.cfg.Hub.Hex()); err != nil {
+		return err
+	}
 	c.checked.Store(true)
 	return nil
 }
@@ -64,6 +69,7 @@ func (c *channels) look(ctx context.Context) (now time.Time, err error) {
 	}); err != nil {
 		return now, err
 	}
+	rows = slices.DeleteFunc(rows, func(r *channelRow) bool { return !c.watched(r) })
 	pairs := make([]evm.Pair, len(rows))
 	for i, r := range rows {
 		pairs[i] = r.pair
@@ -104,6 +110,18 @@ func (c *channels) look(ctx context.Context) (now time.Time, err error) {
 		}
 		return nil
 	})
+}
+
+// watched tells whether a channel is looked at: one of ours, one that was open
+// once, or one that a neighbor with a link may have opened. Whoever only says that
+// it has a wallet costs nothing after it has gone.
+func (c *channels) watched(r *channelRow) bool {
+	linked := false
+	if r.dir == 1 && r.epoch == 0 {
+		c.ledger.peer(r.neighbor, func(p *peer) { linked = p.live.Load() != nil })
+		return linked
+	}
+	return true
 }
 
 // observe books what the chain says of a channel, on the row as it is by then:
@@ -177,19 +195,33 @@ func (c *channels) addCall(tx *tx, kind callKind, r *channelRow, tokens *big.Int
 		wallet[:], int(kind), channelID(r), tokens.String(), call.To[:], call.Data, call.Urgent, tx.l.now().Unix())
 }
 
+// mostClaims bounds one call's size and gas.
+const mostClaims = 50
+
 // planCash cashes in one call all vouchers that are worth it, when one of them
 // is due; at any fee up to four times the limit when a payer is about to close.
 func (c *channels) planCash(tx *tx, rows []*channelRow) error {
 	due, urgent := false, false
 	var claims []evm.Claim
 	first := (*channelRow)(nil)
+	rows = slices.Clone(rows) // those that cannot wait first, then the largest
+	slices.SortStableFunc(rows, func(a, b *channelRow) int {
+		if (a.closeAt != 0) != (b.closeAt != 0) {
+			return cmp.Compare(b.closeAt, a.closeAt)
+		}
+		return cmp.Compare(b.counted-b.paidUnits, a.counted-a.paidUnits)
+	})
 	for _, r := range rows {
+		if len(claims) == mostClaims {
+			break // the next call takes the rest
+		}
 		open := r.counted - r.paidUnits
 		if r.dir != 1 || open <= 0 || len(r.sig) != 65 || !r.open() {
 			continue
 		}
-		closing := r.closeAt != 0 && open >= c.cfg.Window/windowParts // less is not worth any fee
-		old := tx.l.now().Sub(time.Unix(r.since, 0)) >= c.cfg.CashAfter
+		worth := open >= c.cfg.Window/windowParts // less is not worth any fee
+		closing := worth && r.closeAt != 0
+		old := worth && tx.l.now().Sub(time.Unix(r.since, 0)) >= c.cfg.CashAfter
 		if open < c.cfg.CashAbove/4 && !old && !closing {
 			continue
 		}
@@ -270,7 +302,7 @@ func (c *channels) planDeposit(tx *tx, allowance *big.Int) error {
 		p := v.(*peer)
 		h := c.partner(p)
 		owed := Amount(p.payable.Load())
-		if h == nil || h.earning == c.cfg.Hub || h.earning == c.direct.cfg.Wallet.Address() {
+		if _, ok := c.CanPay(h); !ok || h == nil || h.earning == c.cfg.Hub || h.earning == c.direct.cfg.Wallet.Address() {
 			return true
 		}
 		planned, err := c.deposit(tx, p, h, owed, allowance)
@@ -282,7 +314,7 @@ func (c *channels) planDeposit(tx *tx, allowance *big.Int) error {
 
 func (c *channels) deposit(tx *tx, p *peer, h *hello, owed Amount, allowance *big.Int) (planned bool, err error) {
 	r, err := tx.channel(c.toPair(h))
-	if err != nil || r != nil && (r.closing || r.closeAt != 0) {
+	if err != nil || r != nil && (r.neighbor != p.row || r.closing || r.closeAt != 0) {
 		return false, err
 	}
 	decimals := uint8(c.decimals.Load()) //nolint:gosec // at most 36

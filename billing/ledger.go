@@ -149,6 +149,19 @@ func (l *ledger) pin(key, what, want string) error {
 	})
 }
 
+// pinned is pin without setting what is not set.
+func (l *ledger) pinned(key, what, want string) error {
+	var have string
+	err := l.read.QueryRowContext(context.Background(), "SELECT value FROM meta WHERE key = ?", key).Scan(&have)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err == nil && have != want {
+		err = fmt.Errorf("ledger %s is for %s %s, configured is %s: use another file, or correct the configuration", l.path, what, have, want)
+	}
+	return err
+}
+
 func (l *ledger) run() {
 	defer close(l.ended)
 	for {

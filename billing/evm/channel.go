@@ -88,6 +88,9 @@ func (h *Hub) Look(ctx context.Context, pairs []Pair, confirmations uint64) (dee
 		if err != nil {
 			return err
 		}
+		if err := h.client.fresh(head); err != nil {
+			return err
+		}
 		number, err := h.client.deep(ctx, ec, uint64(head.Number), confirmations)
 		if err != nil {
 			return err

@@ -25,6 +25,7 @@ type view struct {
 	feeProblem   string   // set if the market is over the user's limit
 	// For calls that cannot wait: up to four times the limit.
 	urgentCap, mostUrgent *big.Int
+	urgent                bool // an open call is urgent, and those before it by nonce hold it up
 	urgentProblem         bool
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 
 	"github.com/ethereum/go-ethereum/core/types"
@@ -197,6 +198,7 @@ func (p *Payments) Advance(ctx context.Context) (Outcome, error) {
 	if err != nil {
 		return out, fmt.Errorf("read open payments: %w", err)
 	}
+	view.urgent = slices.ContainsFunc(open, func(in Intent) bool { return in.State.Open() && in.Call != nil && in.Call.Urgent })
 	flying, superseded := 0, false
 	var failed error
 	tokens, gas := new(big.Int).Set(view.balances.Token), new(big.Int).Set(view.balances.Gas)
@@ -363,7 +365,7 @@ func (p *Payments) usedElsewhere(in *Intent) Problem {
 func (p *Payments) bump(ctx context.Context, in *Intent, last Attempt, v *view) error {
 	tip, feeCap := raised(last.TipCap, v.tip), raised(last.FeeCap, v.feeCap)
 	most := p.cfg.MaxFee
-	if in.Call != nil && in.Call.Urgent {
+	if v.urgent {
 		most = v.mostUrgent
 	}
 	if feeCap.Cmp(most) > 0 || tip.Cmp(feeCap) > 0 {
