@@ -1,6 +1,8 @@
 package session
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -38,22 +40,28 @@ func (b *Budget) leave(m *mux) {
 	delete(b.sessions, m)
 }
 
-// relieve has the session that holds most shed a stream if the budget is
-// exceeded. If another goroutine is at it there is nothing to do. The caller holds
-// no lock.
+// relieve has a session shed a stream if the budget is exceeded: the one that holds
+// most, of those that hold anything that can be shed. If another goroutine is at it
+// there is nothing to do. The caller holds no lock.
 func (b *Budget) relieve() {
 	if b.used.Load() <= b.limit || !b.mu.TryLock() {
 		return
 	}
-	var victim *mux
-	most := int64(0)
+	type holder struct {
+		m    *mux
+		used int64
+	}
+	all := make([]holder, 0, len(b.sessions))
 	for m := range b.sessions {
-		if n := m.memory.used.Load(); n > most {
-			victim, most = m, n
+		if n := m.memory.used.Load(); n > 0 {
+			all = append(all, holder{m, n})
 		}
 	}
 	b.mu.Unlock()
-	if victim != nil {
-		victim.shed()
+	slices.SortFunc(all, func(x, y holder) int { return cmp.Compare(y.used, x.used) })
+	for _, h := range all {
+		if h.m.shed() {
+			return
+		}
 	}
 }

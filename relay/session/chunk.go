@@ -17,11 +17,12 @@ type memory struct {
 }
 
 // hold counts n more bytes and tells whether that is within the budgets. The
-// bytes count either way.
+// bytes count either way. What passes the shared one by little is taken: then
+// whoever holds most has to give (Budget.relieve), not who comes last.
 func (m *memory) hold(n int) bool {
 	within := m.used.Add(int64(n)) <= m.limit
 	if m.shared != nil {
-		within = m.shared.used.Add(int64(n)) <= m.shared.limit && within
+		within = m.shared.used.Add(int64(n)) <= m.shared.limit+m.shared.limit/8 && within
 	}
 	return within
 }

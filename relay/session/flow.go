@@ -418,7 +418,11 @@ func (f *Flow) flushed() bool {
 func (f *Flow) unread() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.queue.bytes
+	n := f.queue.bytes
+	if f.partial != nil {
+		n += cap(f.partial.b)
+	}
+	return n
 }
 
 // shed drops what waits: the session is over its budget and this flow holds most.

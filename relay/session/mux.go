@@ -280,8 +280,9 @@ func (m *mux) count() int {
 	return len(m.ends)
 }
 
-// shed ends the stream that holds most, since the session is over its budget.
-func (m *mux) shed() {
+// shed ends the stream that holds most, since there is too much, and tells whether
+// there was one.
+func (m *mux) shed() bool {
 	m.mu.Lock()
 	ends := make([]end, 0, len(m.ends))
 	for _, e := range m.ends {
@@ -295,9 +296,11 @@ func (m *mux) shed() {
 			worst, most = e, n
 		}
 	}
-	if worst != nil {
-		worst.shed()
+	if worst == nil {
+		return false
 	}
+	worst.shed()
+	return true
 }
 
 // say notes that e has control frames to send. The caller makes sure that an end
