@@ -75,6 +75,14 @@ type turn struct {
 	ready chan struct{} // closed when the place is given
 }
 
+// short tells whether one more free place would help the holder: whether it is not
+// at its own limit.
+func (s *share) short(h *holder) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.used >= s.total && h.used < min(s.each, (s.total-s.used+s.part)/s.part)
+}
+
 // take takes a place, if the holder may have one more.
 func (s *share) take(h *holder) bool {
 	s.mu.Lock()

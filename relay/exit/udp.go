@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	maxPeers   = 1024             // of a socket that are remembered; then it starts anew
-	strayRate  = 200              // datagrams per second of those nothing was sent to, and twice as many at once
+	maxPeers   = 1024 // of a socket that are remembered; then it starts anew
+	strayRate  = 200  // datagrams of up to strayUnit bytes per second of those nothing was sent to, and twice as many at once
+	strayUnit  = 1400
 	evictAfter = 10 * time.Second // how long another session's socket must have been silent
 )
 
@@ -62,7 +63,12 @@ func (c *Circuit) OpenUDP(ctx context.Context, dst netip.AddrPort) (net.Conn, er
 		peers: map[netip.AddrPort]struct{}{dst: {}},
 	}
 	u.raw, _ = u.SyscallConn() // fails for a nil connection only
-	_ = u.raw.Control(func(fd uintptr) { wantErrors(int(fd), dst.Addr().Is6()) })
+	_ = u.raw.Control(func(fd uintptr) {
+		// package net allows broadcasts; one would reach the exit's own network, and
+		// the exit.
+		_ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_BROADCAST, 0)
+		wantErrors(int(fd), dst.Addr().Is6())
+	})
 	u.touch()
 	e.udp.Lock()
 	e.flows[u] = struct{}{}
@@ -82,8 +88,8 @@ func (u *udpConn) Send(p []byte, to netip.AddrPort) error {
 		return nil
 	}
 	_, err := u.WriteToUDPAddrPort(p, to)
-	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) {
-		_, err = u.WriteToUDPAddrPort(p, to) // it was said about an earlier one, which Receive reads of
+	if err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, syscall.EMSGSIZE) {
+		_, err = u.WriteToUDPAddrPort(p, to) // it was said about an earlier one, which Receive reads of; our own comes again
 	}
 	switch {
 	case err == nil, errors.Is(err, syscall.EMSGSIZE), errors.Is(err, syscall.ENOBUFS), errors.Is(err, syscall.EPERM), !u.alone(to):
@@ -135,13 +141,17 @@ func (u *udpConn) admit(peer netip.AddrPort) bool {
 	return true
 }
 
-// welcome tells whether a datagram from a peer may go to the client.
-func (u *udpConn) welcome(peer netip.AddrPort) bool {
-	if u.knows(peer) {
-		return true
-	}
+// welcome tells whether a datagram of so many bytes from a peer that nothing was
+// sent to may go to the client.
+func (u *udpConn) welcome(peer netip.AddrPort, size int) bool {
 	e := u.circuit.exit
-	return u.strays.take(time.Now()) && e.cfg.Policy.Check(UDP, peer, e.own()) == nil
+	now := time.Now()
+	for range 1 + size/strayUnit {
+		if !u.strays.take(now) {
+			return false
+		}
+	}
+	return e.cfg.Policy.Check(UDP, peer, e.own()) == nil
 }
 
 // Receive calls take with each datagram and its sender until take or the socket
@@ -149,8 +159,11 @@ func (u *udpConn) welcome(peer netip.AddrPort) bool {
 func (u *udpConn) Receive(take func(p []byte, from netip.AddrPort) error) error {
 	for {
 		b, n, from, err := u.read()
-		if err == nil && u.welcome(from) {
-			u.touch()
+		known := u.knows(from)
+		if err == nil && (known || u.welcome(from, n)) {
+			if known { // strangers do not keep a flow alive (RFC 4787 section 4.3)
+				u.touch()
+			}
 			err = take(b[:n], from)
 		}
 		if b != nil {
@@ -177,7 +190,8 @@ func (u *udpConn) read() (b *buffer, n int, from netip.AddrPort, failure error) 
 			}
 			buffers.Put(b)
 			b = nil
-			for _, f := range readFailures(int(fd)) {
+			failed := readFailures(int(fd))
+			for _, f := range failed {
 				if u.alone(f.to) && !errors.Is(f.err, syscall.EMSGSIZE) {
 					failure = f.err
 					return true
@@ -186,7 +200,7 @@ func (u *udpConn) read() (b *buffer, n int, from netip.AddrPort, failure error) 
 			if errors.Is(err, syscall.EAGAIN) {
 				return false
 			}
-			if !passing(err) {
+			if len(failed) == 0 && !passing(err) { // with an entry it is about a datagram, whoever says so
 				failure = err
 				return true
 			}
@@ -240,7 +254,8 @@ func (u *udpConn) Close() error {
 }
 
 // evict closes the UDP socket that has been silent for longest: one of the
-// session's own, else any that has been silent for a while. False: there is none.
+// session's own, else, at a full exit, any that has been silent for a while. False:
+// there is none.
 func (e *Exit) evict(c *Circuit) bool {
 	var own, any *udpConn
 	older := func(u, than *udpConn) bool { return than == nil || u.used.Load() < than.used.Load() }
@@ -255,7 +270,7 @@ func (e *Exit) evict(c *Circuit) bool {
 	}
 	e.udp.Unlock()
 	victim := own
-	if victim == nil && any != nil && time.Since(time.Unix(0, any.used.Load())) >= evictAfter {
+	if victim == nil && any != nil && e.places.short(&c.places) && time.Since(time.Unix(0, any.used.Load())) >= evictAfter {
 		victim = any
 	}
 	if victim == nil {

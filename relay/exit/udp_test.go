@@ -93,7 +93,7 @@ func TestConeKeepsOut(t *testing.T) {
 		t.Errorf("a forbidden peer got %d bytes", n)
 	}
 	for from, want := range map[netip.AddrPort]bool{good: true, badAddr: false, netip.MustParseAddrPort("10.0.0.1:80"): false} {
-		if got := u.welcome(from); got != want {
+		if got := u.knows(from) || u.welcome(from, 1); got != want {
 			t.Errorf("from %v: heard %v, want %v", from, got, want)
 		}
 	}
@@ -101,7 +101,7 @@ func TestConeKeepsOut(t *testing.T) {
 	u.strays = bucket{burst: 2 * strayRate} // no token comes back on a slow machine
 	heard := 0
 	for range 10 * strayRate {
-		if u.welcome(stranger) {
+		if u.welcome(stranger, 1) {
 			heard++
 		}
 	}
