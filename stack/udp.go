@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,7 +61,17 @@ func payloadOf(pkt *netstack.PacketBuffer) *datagram {
 type udpKey struct{ src, dst netip.AddrPort }
 
 // public tells whether an address is one host's, anywhere on the Internet.
-func public(a netip.Addr) bool { return a.IsGlobalUnicast() && !a.IsPrivate() }
+func public(a netip.Addr) bool {
+	return a.IsGlobalUnicast() && !a.IsPrivate() && (a.Is4() || global6.Contains(a)) &&
+		!slices.ContainsFunc(notPublic, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+var (
+	global6   = netip.MustParsePrefix("2000::/3")
+	notPublic = []netip.Prefix{ // this network, shared (carriers' NAT, overlay networks), reserved
+		netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("240.0.0.0/4"),
+	}
+)
 
 // udpFlow is one UDP flow. Its goroutines are serveUDP and one reader of the
 // PacketConn.
