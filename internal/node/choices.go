@@ -170,6 +170,8 @@ func (h *hold) await(ctx context.Context, r request) error {
 	if i >= 0 {
 		h.waiting = slices.Delete(h.waiting, i, i+1)
 		r.back()
+		h.waiting = append(h.waiting, request{done: make(chan error, 1), back: func() {}}) // a plan may have it already
+		h.poke()
 	}
 	h.mu.Unlock()
 	if i < 0 {

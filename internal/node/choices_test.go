@@ -85,8 +85,9 @@ func TestAdoptRefused(t *testing.T) {
 	}
 }
 
-// TestAdoptTimesOut wants a request that nobody has taken up to be gone, and one
-// that is being put in force to be finished and remembered.
+// TestAdoptTimesOut wants a request that nobody has taken up to be taken back, and
+// what may have been planned with it to be planned again; and one that is being put
+// in force to be finished and remembered.
 func TestAdoptTimesOut(t *testing.T) {
 	h := testHold(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -94,9 +95,10 @@ func TestAdoptTimesOut(t *testing.T) {
 	go func() { done <- h.adopt(ctx, false, lanChoice(h, true)) }() // ends with ctx
 	<-h.wake
 	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) || h.choices.LAN != nil || len(h.takeWaiting()) != 0 {
+	if err := <-done; !errors.Is(err, context.Canceled) || h.choices.LAN != nil || len(h.takeWaiting()) != 1 {
 		t.Errorf("a request that was given up: %v, the choice is %v", err, h.choices.LAN)
 	}
+	<-h.wake
 	ctx, cancel = context.WithCancel(t.Context())
 	go func() { done <- h.adopt(ctx, false, lanChoice(h, true)) }() // ends when it is answered
 	<-h.wake
