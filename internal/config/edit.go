@@ -116,7 +116,11 @@ func SetText(text []byte, key, value string) ([]byte, error) {
 	case at.value[1] > 0:
 		out = slices.Concat(text[:at.value[0]], []byte(value), text[at.value[1]:])
 	case at.table > 0:
-		out = slices.Concat(text[:at.table], []byte(name+" = "+value+"\n"), text[at.table:])
+		before := slices.Clone(text[:at.table])
+		if before[len(before)-1] != '\n' { // the file ends there
+			before = append(before, '\n')
+		}
+		out = slices.Concat(before, []byte(name+" = "+value+"\n"), text[at.table:])
 	default:
 		if len(text) > 0 && !bytes.HasSuffix(text, []byte("\n")) {
 			text = append(slices.Clone(text), '\n')
