@@ -145,11 +145,11 @@ func TestLinksAreShaped(t *testing.T) {
 		}
 		return r.Quantile(0)
 	}
-	// A name and a connection: at least two round trips of three hops; at most
-	// what another session's noise adds.
+	// The name is known after the first time, and the connection is accepted early:
+	// at least one round trip of three hops; at most what another session's noise adds.
 	slow := latency()
-	if slow < 2*2*3*20 {
-		t.Errorf("a first byte over three hops of 20 ms takes %.0f ms, want at least 240", slow)
+	if slow < 2*3*20 {
+		t.Errorf("a first byte over three hops of 20 ms takes %.0f ms, want at least 120", slow)
 	}
 	for _, pair := range l.plan.Shaped() {
 		if err := l.SetLink(t.Context(), pair[0].Name, pair[1].Name, emulate.Shape{}); err != nil {

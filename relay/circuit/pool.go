@@ -279,7 +279,7 @@ func (p *Pool) build(ctx context.Context) {
 	p.mu.Lock()
 	begun := p.renewed
 	p.mu.Unlock()
-	path, err := p.around(nil, p.avoided(time.Now()), p.cfg.Choose)
+	path, err := p.around(nil, p.avoided(time.Now()), false, p.cfg.Choose)
 	var c *Circuit
 	if err == nil {
 		c, err = p.cfg.Build(ctx, path)
@@ -313,23 +313,26 @@ func (p *Pool) add(m *member) {
 }
 
 // around finds a path without the nodes that failed lately, and best without the
-// relays of a circuit that was lost, one of which at most is likely to be dead. If
-// there is none it gives up the latter, and then one failed node after the other,
-// the first to have failed first: it may be back, or may not have been at fault.
-// Whoever fails again is the last to be tried after that, so that repeated builds
-// come to every path.
-func (p *Pool) around(lost, failed []wire.NodeID, choose func(avoid []wire.NodeID) ([]*netmap.Record, error)) ([]*netmap.Record, error) {
-	path, err := choose(slices.Concat(failed, lost))
-	if err == nil || len(failed)+len(lost) == 0 {
-		return path, err
-	}
-	if len(lost) == 0 {
-		failed = failed[:len(failed)-1]
-	}
-	for n := len(failed); ; n = min(n-1, avoidTries) {
-		if path, err = choose(failed[:n]); err == nil || n == 0 {
-			return path, err
+// relays of a circuit that was lost. If there is none it gives up one failed node
+// after the other, the first to have failed first: it may be back, or may not have
+// been at fault. The relays of the lost circuit it gives up before those, since one
+// of them at most is likely to be dead; but after them when the circuit went silent,
+// since then a build over the dead one would hang. Whoever fails again is the last to
+// be given up after that, so that repeated builds come to every path.
+func (p *Pool) around(lost, failed []wire.NodeID, silent bool, choose func(avoid []wire.NodeID) ([]*netmap.Record, error)) (path []*netmap.Record, err error) {
+	for {
+		for n := len(failed); n >= 0; n = min(n-1, avoidTries) {
+			if path, err = choose(slices.Concat(lost, failed[:n])); err == nil {
+				return path, nil
+			}
+			if len(lost) > 0 && !silent {
+				break
+			}
 		}
+		if len(lost) == 0 {
+			return nil, err
+		}
+		lost = nil
 	}
 }
 

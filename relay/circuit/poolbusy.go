@@ -78,7 +78,7 @@ func (p *Pool) buildBeside(ctx context.Context, exit wire.NodeID) {
 	p.mu.Lock()
 	begun := p.renewed
 	p.mu.Unlock()
-	path, err := p.chooseTo(exit, nil)
+	path, err := p.chooseTo(exit, nil, false)
 	var c *Circuit
 	if err == nil {
 		c, err = p.cfg.Build(ctx, path)

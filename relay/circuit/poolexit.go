@@ -36,13 +36,13 @@ func (p *Pool) GetTo(ctx context.Context, lost *Circuit, silent bool) (*Circuit,
 		return c, nil
 	}
 	relays := lost.hops[:len(lost.hops)-1]
-	c, err := p.buildTo(ctx, lost, relays)
+	c, err := p.buildTo(ctx, lost, relays, silent)
 	for range toAgain { // a refusal came fast and names who is to be avoided
 		var at *BuildError
 		if errors.Is(err, ErrExitGone) || !errors.As(err, &at) || at.Reason == 0 {
 			break
 		}
-		c, err = p.buildTo(ctx, lost, relays)
+		c, err = p.buildTo(ctx, lost, relays, silent)
 	}
 	if err == nil {
 		return c, nil
@@ -100,11 +100,11 @@ func sharedRelays(a, b *Circuit) (n int) {
 
 // buildTo makes a circuit to the exit of lost, without the nodes of avoid if there is such a
 // path, and claims it.
-func (p *Pool) buildTo(ctx context.Context, lost *Circuit, avoid []wire.NodeID) (*Circuit, error) {
+func (p *Pool) buildTo(ctx context.Context, lost *Circuit, avoid []wire.NodeID, silent bool) (*Circuit, error) {
 	if p.cfg.ChooseTo == nil {
 		return nil, errNotOffered
 	}
-	path, err := p.chooseTo(lost.Exit(), avoid)
+	path, err := p.chooseTo(lost.Exit(), avoid, silent)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +133,7 @@ func (p *Pool) buildTo(ctx context.Context, lost *Circuit, avoid []wire.NodeID) 
 }
 
 // chooseTo finds a path to an exit, see around.
-func (p *Pool) chooseTo(exit wire.NodeID, lost []wire.NodeID) ([]*netmap.Record, error) {
+func (p *Pool) chooseTo(exit wire.NodeID, lost []wire.NodeID, silent bool) ([]*netmap.Record, error) {
 	failed := slices.DeleteFunc(p.avoided(time.Now()), func(id wire.NodeID) bool { return id == exit })
-	return p.around(lost, failed, func(avoid []wire.NodeID) ([]*netmap.Record, error) { return p.cfg.ChooseTo(exit, avoid) })
+	return p.around(lost, failed, silent, func(avoid []wire.NodeID) ([]*netmap.Record, error) { return p.cfg.ChooseTo(exit, avoid) })
 }

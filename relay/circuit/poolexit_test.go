@@ -46,3 +46,22 @@ func TestGetToGoesAroundTheDead(t *testing.T) {
 		}
 	})
 }
+
+// When a circuit went silent, a node that has failed a while ago is tried before the
+// relays of that circuit, over which a build would hang.
+func TestGetToLeavesTheSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var pn *poolNet
+		pn = newPoolNet(t, func(cfg *PoolConfig) {
+			cfg.Ready = 1
+			cfg.ChooseTo = func(_ wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) { return pn.choose(avoid) }
+		})
+		synctest.Wait()
+		lost := getFor(t, pn.pool, Want{Key: key(7)})
+		pn.pool.blame([]*netmap.Record{pn.nodes[2].record()}, &BuildError{Reason: wire.ReasonNotConnected}, time.Now())
+		path, err := pn.pool.chooseTo(lost.Exit(), lost.hops[:2], true)
+		if err != nil || path[0].ID != pn.nodes[2].record().ID || path[1].ID != pn.nodes[4].record().ID {
+			t.Errorf("the path goes over relays of the silent circuit, %v", err)
+		}
+	})
+}

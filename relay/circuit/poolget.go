@@ -180,7 +180,7 @@ func (p *Pool) buildFor(ctx context.Context, w Want) error {
 	p.mu.Lock()
 	begun := p.renewed
 	p.mu.Unlock()
-	path, err := p.around(nil, p.avoided(time.Now()), func(avoid []wire.NodeID) ([]*netmap.Record, error) { return p.cfg.ChooseFor(w, avoid) })
+	path, err := p.around(nil, p.avoided(time.Now()), false, func(avoid []wire.NodeID) ([]*netmap.Record, error) { return p.cfg.ChooseFor(w, avoid) })
 	var c *Circuit
 	chosen := err == nil
 	if chosen {
