@@ -26,13 +26,20 @@ var ErrCrowded = errors.New("as many isolated circuits are in use as there may b
 // time. The caller calls Release on it when its stream is over. When ctx ends
 // first, or there is no path that would do, the error says why.
 func (p *Pool) Get(ctx context.Context, w Want) (*Circuit, error) {
+	refused := 0
 	for {
 		c, changed, demand, err := p.take(time.Now(), &w)
 		if c != nil || err != nil {
 			return c, err
 		}
 		if demand {
-			if err := p.buildFor(ctx, w); err != nil {
+			err := p.buildFor(ctx, w)
+			var at *BuildError
+			switch {
+			case err == nil:
+			case refused < toAgain && ctx.Err() == nil && errors.As(err, &at) && at.Reason != 0:
+				refused++ // it came fast, and names who is to be avoided
+			default:
 				return nil, fmt.Errorf("get circuit: %w", err)
 			}
 			continue
