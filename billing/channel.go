@@ -95,7 +95,10 @@ func newChannels(d *direct, cfg Config, urge func()) (*channels, error) {
 	if err := c.cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	if err := d.ledger.pinned("hub", "channel hub", c.cfg.Hub.Hex()); err != nil {
+	if err := d.ledger.update(context.Background(), func(tx *tx) error {
+		_, err := tx.pinned("hub", "channel hub", c.cfg.Hub.Hex()) // check sets it, once the hub is known to be one
+		return err
+	}); err != nil {
 		return nil, err
 	}
 	c.hub = evm.NewHub(cfg.Direct.Client, c.cfg.Hub)

@@ -309,7 +309,7 @@ func unitsOf(n *big.Int, decimals uint8) Amount {
 
 // verifyChannels checks that accounts and channels say the same.
 func (x *tx) verifyChannels() error {
-	for _, c := range []struct{ what, query string }{
+	return x.hold([]invariant{
 		{"deposits less vouchers are not the locked account", `
 			SELECT n.id FROM neighbor n
 			WHERE (SELECT coalesce(sum(total_units - counted), 0) FROM channel WHERE neighbor = n.id AND dir = 0)
@@ -322,15 +322,5 @@ func (x *tx) verifyChannels() error {
 		{"a voucher for more than the deposit was given", "SELECT id FROM channel WHERE dir = 0 AND counted > total_units LIMIT 1"},
 		{"a call was sent without its bytes", "SELECT id FROM call WHERE state <> 0 AND NOT EXISTS (SELECT 1 FROM call_attempt WHERE intent = call.id) LIMIT 1"},
 		{"two payments have one nonce", "SELECT c.id FROM call c JOIN intent i ON i.wallet = c.wallet AND i.nonce = c.nonce LIMIT 1"},
-	} {
-		var at string
-		found, err := x.one(c.query, nil, &at)
-		if err != nil {
-			return fmt.Errorf("check ledger: %w", err)
-		}
-		if found {
-			return fmt.Errorf("ledger is damaged: %s (%s): nothing will be charged or paid from it; put back a backup", c.what, at)
-		}
-	}
-	return nil
+	})
 }

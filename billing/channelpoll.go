@@ -116,12 +116,12 @@ func (c *channels) look(ctx context.Context) (now time.Time, err error) {
 // once, or one that a neighbor with a link may have opened. Whoever only says that
 // it has a wallet costs nothing after it has gone.
 func (c *channels) watched(r *channelRow) bool {
-	linked := false
-	if r.dir == 1 && r.epoch == 0 {
-		c.ledger.peer(r.neighbor, func(p *peer) { linked = p.live.Load() != nil })
-		return linked
+	if r.dir == 0 || r.epoch > 0 {
+		return true
 	}
-	return true
+	linked := false
+	c.ledger.peer(r.neighbor, func(p *peer) { linked = p.live.Load() != nil })
+	return linked
 }
 
 // observe books what the chain says of a channel, on the row as it is by then:

@@ -295,7 +295,7 @@ func (x *tx) prove(neighbor int64, dir Direction, c *counts) error {
 
 // verify checks what must always hold. It is run when a ledger is opened.
 func (x *tx) verify() error {
-	for _, c := range []struct{ what, query string }{
+	err := x.hold([]invariant{
 		{"the file is damaged", "SELECT quick_check FROM pragma_quick_check WHERE quick_check <> 'ok' LIMIT 1"},
 		{"a reference points nowhere", `SELECT "table" FROM pragma_foreign_key_check LIMIT 1`},
 		{"a journal entry's postings do not sum to zero", "SELECT journal FROM posting GROUP BY journal HAVING sum(amount) <> 0 LIMIT 1"},
@@ -310,15 +310,9 @@ func (x *tx) verify() error {
 			    + (SELECT coalesce(sum(cum - acked), 0) FROM promise WHERE neighbor = n.id AND dir = 0)
 			   <> (SELECT coalesce(-sum(amount), 0) FROM posting WHERE neighbor = n.id AND account = 'transit') LIMIT 1`},
 		{"a payment was sent without its bytes", "SELECT id FROM intent WHERE state <> 0 AND NOT EXISTS (SELECT 1 FROM attempt WHERE intent = intent.id) LIMIT 1"},
-	} {
-		var at string
-		found, err := x.one(c.query, nil, &at)
-		if err != nil {
-			return fmt.Errorf("check ledger: %w", err)
-		}
-		if found {
-			return fmt.Errorf("ledger is damaged: %s (%s): nothing will be charged or paid from it; put back a backup", c.what, at)
-		}
+	})
+	if err != nil {
+		return err
 	}
 	return errors.Join(x.verifyCharges(), x.verifyChannels())
 }

@@ -135,31 +135,22 @@ func (l *ledger) prepare() error {
 // one.
 func (l *ledger) pin(key, what, want string) error {
 	return l.update(context.Background(), func(tx *tx) error {
-		var have string
-		err := tx.QueryRowContext(tx.ctx, "SELECT value FROM meta WHERE key = ?", key).Scan(&have)
-		switch {
-		case errors.Is(err, sql.ErrNoRows):
-			return tx.exec("INSERT INTO meta VALUES (?, ?)", key, want)
-		case err != nil:
+		set, err := tx.pinned(key, what, want)
+		if err != nil || set {
 			return err
-		case have != want:
-			return fmt.Errorf("ledger %s is for %s %s, configured is %s: use another file, or correct the configuration", l.path, what, have, want)
 		}
-		return nil
+		return tx.exec("INSERT INTO meta VALUES (?, ?)", key, want)
 	})
 }
 
-// pinned is pin without setting what is not set.
-func (l *ledger) pinned(key, what, want string) error {
+// pinned refuses another value than the one that is set, if there is one.
+func (x *tx) pinned(key, what, want string) (set bool, err error) {
 	var have string
-	err := l.read.QueryRowContext(context.Background(), "SELECT value FROM meta WHERE key = ?", key).Scan(&have)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil
+	set, err = x.one("SELECT value FROM meta WHERE key = ?", []any{key}, &have)
+	if err == nil && set && have != want {
+		err = fmt.Errorf("ledger %s is for %s %s, configured is %s: use another file, or correct the configuration", x.l.path, what, have, want)
 	}
-	if err == nil && have != want {
-		err = fmt.Errorf("ledger %s is for %s %s, configured is %s: use another file, or correct the configuration", l.path, what, have, want)
-	}
-	return err
+	return set, err
 }
 
 func (l *ledger) run() {

@@ -12,9 +12,31 @@ type Finding struct {
 	At   string `json:"at"`   // the first row of which it is untrue
 }
 
+// invariant is a rule of which a query gives the first row that breaks it.
+type invariant struct{ what, query string }
+
+// hold refuses a ledger in which one of the list does not.
+func (x *tx) hold(list []invariant) error {
+	for _, v := range list {
+		var at string
+		found, err := x.one(v.query, nil, &at)
+		if err != nil {
+			return fmt.Errorf("check ledger: %w", err)
+		}
+		if found {
+			return damaged(v.what, at)
+		}
+	}
+	return nil
+}
+
+func damaged(what, at string) error {
+	return fmt.Errorf("ledger is damaged: %s (%s): nothing will be charged or paid from it; put back a backup", what, at)
+}
+
 // invariants hold in every ledger at every moment, beside what verify checks
 // first. A query gives the first row that breaks one. way 2 is WayAccount.
-var invariants = []struct{ what, query string }{
+var invariants = []invariant{
 	{"all accounts together do not sum to zero", "SELECT sum(amount) FROM posting HAVING sum(amount) <> 0"},
 	{"fees of the chain are mixed with the token", "SELECT sum(amount) FROM posting WHERE account IN ('fees', 'coin') HAVING sum(amount) <> 0"},
 	{"a journal entry moves nothing", "SELECT id FROM journal WHERE NOT EXISTS (SELECT 1 FROM posting WHERE journal = journal.id) LIMIT 1"},
@@ -68,7 +90,7 @@ func (x *tx) check() error {
 	case err != nil:
 		return err
 	case len(all) > 0:
-		return fmt.Errorf("ledger is damaged: %s (%s): nothing will be charged or paid from it; put back a backup", all[0].What, all[0].At)
+		return damaged(all[0].What, all[0].At)
 	}
 	return nil
 }
