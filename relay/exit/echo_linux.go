@@ -38,21 +38,29 @@ func readErrors(fd int) []echoFailure {
 	return out
 }
 
-// errorStatus reads struct sock_extended_err (linux/errqueue.h): u32 errno, u8
-// origin, type, code, padding. Types and codes: RFC 792, RFC 1812, RFC 4443.
-func errorStatus(control []byte) (wire.EchoStatus, bool) {
+// extendedErrors finds the structs sock_extended_err (linux/errqueue.h) in control
+// messages, of at least 8 bytes each: u32 errno, u8 origin, type, code, padding.
+func extendedErrors(control []byte) (out [][]byte) {
 	messages, err := unix.ParseSocketControlMessage(control)
 	if err != nil {
-		return 0, false
+		return nil
 	}
 	for _, m := range messages {
 		recv4 := m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_RECVERR
 		recv6 := m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_RECVERR
-		if (!recv4 && !recv6) || len(m.Data) < 8 {
-			continue
+		if (recv4 || recv6) && len(m.Data) >= 8 {
+			out = append(out, m.Data)
 		}
-		kind, code := m.Data[5], m.Data[6]
-		switch m.Data[4] {
+	}
+	return out
+}
+
+// errorStatus reads what became of an echo request. Types and codes: RFC 792, RFC
+// 1812, RFC 4443.
+func errorStatus(control []byte) (wire.EchoStatus, bool) {
+	for _, b := range extendedErrors(control) {
+		kind, code := b[5], b[6]
+		switch b[4] {
 		case unix.SO_EE_ORIGIN_ICMP:
 			if kind == 11 {
 				return wire.EchoTimeExceeded, true
@@ -68,7 +76,7 @@ func errorStatus(control []byte) (wire.EchoStatus, bool) {
 				return wire.EchoForbidden, true
 			}
 		}
-		switch syscall.Errno(binary.NativeEndian.Uint32(m.Data)) {
+		switch syscall.Errno(binary.NativeEndian.Uint32(b)) {
 		case syscall.ENETUNREACH:
 			return wire.EchoNetUnreachable, true
 		case syscall.EHOSTUNREACH, syscall.ECONNREFUSED, syscall.EPROTO, syscall.EHOSTDOWN:

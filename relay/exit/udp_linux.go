@@ -33,18 +33,10 @@ func readFailures(fd int) []udpFailure {
 	return out
 }
 
-// errorNumber reads the first field of struct sock_extended_err (linux/errqueue.h).
+// errorNumber reads the first field of struct sock_extended_err.
 func errorNumber(control []byte) (syscall.Errno, bool) {
-	messages, err := unix.ParseSocketControlMessage(control)
-	if err != nil {
-		return 0, false
-	}
-	for _, m := range messages {
-		recv4 := m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_RECVERR
-		recv6 := m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_RECVERR
-		if (recv4 || recv6) && len(m.Data) >= 4 {
-			return syscall.Errno(binary.NativeEndian.Uint32(m.Data)), true
-		}
+	for _, b := range extendedErrors(control) {
+		return syscall.Errno(binary.NativeEndian.Uint32(b)), true
 	}
 	return 0, false
 }
