@@ -119,6 +119,7 @@ func runBench(ctx context.Context, c *cli) error {
 	c.topology()
 	quick := c.flags.Bool("quick", false, "shorter runs, for a look")
 	links := c.flags.Bool("links", false, "measure the emulated links themselves instead")
+	allowed := c.flags.Bool("allowed", false, "what 8 downloads make of several rates and delays of links, instead")
 	profile := c.flags.String("profile", "", "folder for CPU profiles of every daemon during 8 downloads, instead")
 	peers := c.flags.String("peers", "", "folder of other VPNs to measure beside Cuttle, instead")
 	rows := c.flags.String("rows", "", "which rows of --peers, with commas between")
@@ -141,6 +142,8 @@ func runBench(ctx context.Context, c *cli) error {
 		return err
 	}
 	switch {
+	case *allowed:
+		return bench.Allowed(ctx, cfg)
 	case *profile != "":
 		return bench.Profile(ctx, cfg, *profile)
 	case *peers != "":

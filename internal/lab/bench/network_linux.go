@@ -162,16 +162,14 @@ func Network(ctx context.Context, c Config) error {
 		}
 		add(rows...)
 	}
-	for _, part := range []func(context.Context, Config) (string, error){Recovery, Allowed} {
-		if ctx.Err() != nil {
-			break
-		}
-		text, err := part(ctx, c)
+	if ctx.Err() == nil {
+		text, err := Recovery(ctx, c)
 		failed = errors.Join(failed, err)
 		b.WriteString("\n" + text)
 	}
 	if ctx.Err() != nil {
 		return lab.ErrInterrupted // half a table replaces no whole one
 	}
-	return errors.Join(failed, c.publish("network", b.String()))
+	failed = errors.Join(failed, c.publish("network", b.String()))
+	return errors.Join(failed, Allowed(ctx, c))
 }
