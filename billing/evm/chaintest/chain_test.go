@@ -123,46 +123,47 @@ func (c *devChain) mineEvery(period time.Duration) (stop func()) {
 // send signs with the pending nonce and broadcasts.
 func (c *devChain) send(key *ecdsa.PrivateKey, to *common.Address, value *big.Int, data []byte) common.Hash {
 	c.tb.Helper()
-	ctx, client := context.Background(), c.backend.Client()
-	nonce, err := client.PendingNonceAt(ctx, crypto.PubkeyToAddress(key.PublicKey))
-	if err != nil {
-		c.tb.Fatal(err)
-	}
-	return c.sendAt(key, nonce, 2, to, value, data)
+	return c.sendAt(key, c.pendingNonce(crypto.PubkeyToAddress(key.PublicKey)), 2, to, value, data)
 }
 
 // sendAt broadcasts with a nonce and a tip in gwei.
 func (c *devChain) sendAt(key *ecdsa.PrivateKey, nonce uint64, tip int64, to *common.Address, value *big.Int, data []byte) common.Hash {
 	c.tb.Helper()
-	tx, err := types.SignNewTx(key, types.LatestSignerForChainID(big.NewInt(chainID)), &types.DynamicFeeTx{
-		ChainID: big.NewInt(chainID), Nonce: nonce, GasTipCap: big.NewInt(tip * params.GWei), GasFeeCap: big.NewInt((tip + 10) * params.GWei), Gas: 1_000_000, To: to, Value: value, Data: data,
-	})
-	if err != nil {
-		c.tb.Fatal(err)
-	}
-	if err := c.backend.Client().SendTransaction(context.Background(), tx); err != nil {
-		c.tb.Fatal(err)
-	}
-	return tx.Hash()
+	return c.broadcast(key, &types.DynamicFeeTx{Nonce: nonce, GasTipCap: big.NewInt(tip * params.GWei), GasFeeCap: big.NewInt((tip + 10) * params.GWei), Gas: 1_000_000, To: to, Value: value, Data: data})
 }
 
 // sendGas puts a contract on the chain with a gas limit of its own.
 func (c *devChain) sendGas(gas uint64, code []byte) common.Hash {
 	c.tb.Helper()
-	ctx, client := context.Background(), c.backend.Client()
-	nonce, err := client.PendingNonceAt(ctx, crypto.PubkeyToAddress(c.key.PublicKey))
+	nonce := c.pendingNonce(crypto.PubkeyToAddress(c.key.PublicKey))
+	return c.broadcast(c.key, &types.DynamicFeeTx{Nonce: nonce, GasTipCap: big.NewInt(params.GWei), GasFeeCap: big.NewInt(10 * params.GWei), Gas: gas, Data: code})
+}
+
+func (c *devChain) pendingNonce(a common.Address) uint64 {
+	c.tb.Helper()
+	nonce, err := c.backend.Client().PendingNonceAt(context.Background(), a)
 	if err != nil {
 		c.tb.Fatal(err)
 	}
-	tx, err := types.SignNewTx(c.key, types.LatestSignerForChainID(big.NewInt(chainID)), &types.DynamicFeeTx{
-		ChainID: big.NewInt(chainID), Nonce: nonce, GasTipCap: big.NewInt(params.GWei), GasFeeCap: big.NewInt(10 * params.GWei), Gas: gas, Data: code,
+	return nonce
+}
+
+// broadcast returns when the pool counts the transaction as pending: it follows
+// the head, and takes what it was given, a moment later.
+func (c *devChain) broadcast(key *ecdsa.PrivateKey, inner *types.DynamicFeeTx) common.Hash {
+	c.tb.Helper()
+	inner.ChainID = big.NewInt(chainID)
+	tx, err := types.SignNewTx(key, types.LatestSignerForChainID(inner.ChainID), inner)
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	eventually(c.tb, "the pool takes it", func() error { return c.backend.Client().SendTransaction(context.Background(), tx) })
+	eventually(c.tb, "it is pending", func() error {
+		if got := c.pendingNonce(crypto.PubkeyToAddress(key.PublicKey)); got <= inner.Nonce {
+			return fmt.Errorf("next nonce is %d", got)
+		}
+		return nil
 	})
-	if err == nil {
-		err = client.SendTransaction(ctx, tx)
-	}
-	if err != nil {
-		c.tb.Fatal(err)
-	}
 	return tx.Hash()
 }
 
