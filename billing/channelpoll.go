@@ -27,7 +27,7 @@ const (
 // Poll reads the channels, books what has changed, plans the calls that they
 // need, and then does what transfers need; the calls are sent with those.
 func (c *channels) Poll(ctx context.Context) (evm.Outcome, error) {
-	if err := c.ready(ctx); err != nil {
+	if err := c.begin(ctx); err != nil { // a call that is undone is not planned again
 		return evm.Outcome{}, err
 	}
 	err := c.check(ctx)
@@ -37,7 +37,7 @@ func (c *channels) Poll(ctx context.Context) (evm.Outcome, error) {
 			err = c.planCalls(ctx, now)
 		}
 	}
-	out, err2 := c.direct.Poll(ctx)
+	out, err2 := c.move(ctx)
 	return out, errors.Join(err, err2)
 }
 

@@ -29,7 +29,7 @@ const unitsInCoin = 1_000_000_000 // wei in one of our units
 
 // bookFee posts what a payment's transaction has cost, once it is deep enough,
 // whether it has moved anything or not. A payment whose block left the chain
-// later, and which cost something else in another, is corrected.
+// later is corrected: it has cost nothing then, or something else in another.
 func (x *tx) bookFee(payment, neighbor int64, inc evm.Inclusion) error {
 	var had, n int64
 	if _, err := x.one(`SELECT coalesce(sum(p.amount), 0), count(*) FROM journal j JOIN posting p ON p.journal = j.id
@@ -37,7 +37,7 @@ func (x *tx) bookFee(payment, neighbor int64, inc evm.Inclusion) error {
 		return err
 	}
 	more := feeOf(inc) - Amount(had)
-	if more == 0 || inc.GasUsed == 0 {
+	if more == 0 {
 		return nil
 	}
 	_, err := x.book("fee", fmt.Sprintf("%d/%d", payment, n+1), posting{accFees, neighbor, more}, posting{accCoin, 0, -more})

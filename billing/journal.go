@@ -71,6 +71,35 @@ func (j *journal) OpenIntents(ctx context.Context) (open []evm.Intent, next uint
 	return open, next, err
 }
 
+// Settled implements evm.Journal.
+func (j *journal) Settled(ctx context.Context, since uint64) (done []evm.Intent, err error) {
+	err = j.l.update(ctx, func(tx *tx) error {
+		done = nil
+		for _, query := range []string{
+			`SELECT id, payee, token_amount, x'', x'', 0, state, nonce, coalesce(tx, x''), block, coalesce(block_hash, x''), confirmations
+			 FROM intent WHERE wallet = ? AND state IN (?, ?) AND block >= ? ORDER BY id DESC LIMIT ?`,
+			`SELECT -id, x'', token_amount, target, data, urgent, state, nonce, coalesce(tx, x''), block, coalesce(block_hash, x''), confirmations
+			 FROM call WHERE wallet = ? AND state IN (?, ?) AND block >= ? ORDER BY id DESC LIMIT ?`,
+		} {
+			in, err := tx.intents(query, j.wallet[:], int(evm.Final), int(evm.Reverted), int64(since), mostWatched) //nolint:gosec // a block number
+			if err != nil {
+				return err
+			}
+			done = append(done, in...)
+		}
+		for i := range done {
+			if done[i].Attempts, err = tx.attempts(done[i].ID); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return done, err
+}
+
+// mostWatched bounds how many payments that are done are looked after at once.
+const mostWatched = 100
+
 func byNonce(a, b evm.Intent) int {
 	if p, q := a.State == evm.Planned, b.State == evm.Planned; p || q {
 		switch {
@@ -106,7 +135,7 @@ func (x *tx) intents(query string, args ...any) (out []evm.Intent, err error) {
 		if in.Amount, err = parseInt(amount); err != nil {
 			return nil, err
 		}
-		if in.State == evm.Mined {
+		if in.State >= evm.Mined && len(hash) == 32 && len(blockHash) == 32 {
 			in.Included.Tx, in.Included.Block.Hash = evm.Hash(hash), evm.Hash(blockHash)
 		}
 		out = append(out, in)
@@ -189,7 +218,8 @@ func (j *journal) Sign(ctx context.Context, id int64, nonce uint64, a evm.Attemp
 }
 
 // Mark implements evm.Journal. A payment that ends well leaves the wallet; one
-// that ends badly becomes a debt again, as old as it was.
+// that ends badly becomes a debt again, as old as it was. One that was done and
+// is not any more, since its block has left the chain, is on its way again.
 func (j *journal) Mark(ctx context.Context, id int64, s evm.State, inc evm.Inclusion) error {
 	return j.l.update(ctx, func(tx *tx) error {
 		var neighbor, amount, born int64
@@ -203,7 +233,7 @@ func (j *journal) Mark(ctx context.Context, id int64, s evm.State, inc evm.Inclu
 		switch {
 		case err != nil:
 			return err
-		case !found || !was.Open() || was == evm.Planned:
+		case !found || was == evm.Planned || !was.Open() && !undone(was, s):
 			return fmt.Errorf("payment %d is %s: cannot become %s", id, was, s)
 		}
 		if inc.Block.Number > 0 || inc.Tx != (evm.Hash{}) {
@@ -212,14 +242,20 @@ func (j *journal) Mark(ctx context.Context, id int64, s evm.State, inc evm.Inclu
 		} else {
 			err = tx.exec("UPDATE "+intent+" SET state = ?, tx = NULL, block = NULL, block_hash = NULL, confirmations = 0 WHERE id = ?", int(s), row)
 		}
+		if err == nil && undone(was, s) {
+			err = tx.undo(id, neighbor, Amount(amount), was)
+		}
 		if err != nil || s.Open() {
 			return err
 		}
 		if err := tx.bookFee(id, neighbor, inc); err != nil || id < 0 { // what a call has moved is read off the chain
 			return err
 		}
-		ref := strconv.FormatInt(id, 10)
 		a := Amount(amount)
+		ref, err := tx.again(s.String(), id)
+		if err != nil {
+			return err
+		}
 		if s == evm.Final {
 			_, err = tx.book("final", ref, posting{accTransit, neighbor, a}, posting{accPaid, 0, -a})
 			return err
@@ -233,6 +269,46 @@ func (j *journal) Mark(ctx context.Context, id int64, s evm.State, inc evm.Inclu
 		}
 		return tx.refreshRow(neighbor)
 	})
+}
+
+// undone tells whether a payment that was done is on its way again.
+func undone(was, s evm.State) bool {
+	return (was == evm.Final || was == evm.Reverted) && (s == evm.Sent || s == evm.Mined)
+}
+
+// undo books that a payment is on its way again.
+func (x *tx) undo(id, neighbor int64, a Amount, was evm.State) error {
+	if err := x.bookFee(id, neighbor, evm.Inclusion{}); err != nil || id < 0 {
+		return err
+	}
+	ref, err := x.again("undone", id)
+	if err != nil {
+		return err
+	}
+	if was == evm.Final {
+		_, err = x.book("undone", ref, posting{accPaid, 0, a}, posting{accTransit, neighbor, -a})
+		return err
+	}
+	if _, err := x.book("undone", ref, posting{accPayable, neighbor, a}, posting{accTransit, neighbor, -a}); err != nil {
+		return err
+	}
+	if err := x.closeLots(neighbor, sidePayable, a, "ASC"); err != nil {
+		return err
+	}
+	return x.refreshRow(neighbor)
+}
+
+// again names an entry of a payment that may come more than once.
+func (x *tx) again(kind string, id int64) (ref string, err error) {
+	ref = strconv.FormatInt(id, 10)
+	var n int64
+	if _, err := x.one("SELECT count(*) FROM journal WHERE kind = ?1 AND (ref = ?2 OR ref LIKE ?2 || '/%')", []any{kind, ref}, &n); err != nil {
+		return "", err
+	}
+	if n > 0 {
+		ref = fmt.Sprintf("%s/%d", ref, n+1)
+	}
+	return ref, nil
 }
 
 // inbox keeps payments received in the ledger for evm.Receipts.

@@ -141,6 +141,7 @@ func (b *Book) reportChain(r *Report) {
 		r.Problems = append(r.Problems, p.Text)
 	}
 	r.Problems = append(r.Problems, d.empty(o, b.cfg.SettleAbove)...)
+	r.Problems = append(r.Problems, d.cfg.Client.Doubts()...)
 	if err := b.seen.err; err != nil && !errors.Is(err, context.Canceled) {
 		r.Problems = append(r.Problems, "the chain cannot be asked, payments wait: "+strings.ReplaceAll(err.Error(), "\n", "; "))
 	}

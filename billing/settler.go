@@ -121,6 +121,7 @@ type direct struct {
 	payments *evm.Payments // nil without a wallet
 	receipts *evm.Receipts
 	decimals atomic.Int32 // -1 before the chain has told
+	watched  atomic.Int64 // payments that are done and looked after all the same
 }
 
 func newDirect(cfg DirectConfig, now func() time.Time, l *ledger) (*direct, error) {
@@ -234,9 +235,31 @@ func (d *direct) ready(ctx context.Context) error {
 }
 
 func (d *direct) Poll(ctx context.Context) (evm.Outcome, error) {
-	if err := d.ready(ctx); err != nil {
+	if err := d.begin(ctx); err != nil {
 		return evm.Outcome{}, err
 	}
+	return d.move(ctx)
+}
+
+// begin makes sure of the chain: that endpoints are of one mind, and that what was
+// paid stays so.
+func (d *direct) begin(ctx context.Context) error {
+	if err := d.ready(ctx); err != nil {
+		return err
+	}
+	if d.payments == nil {
+		return d.cfg.Client.Compare(ctx, d.cfg.Payments.Confirmations, d.cfg.Earning)
+	}
+	if err := d.cfg.Client.Compare(ctx, d.cfg.Payments.Confirmations, d.cfg.Wallet.Address()); err != nil {
+		return err
+	}
+	n, err := d.payments.Watch(ctx)
+	d.watched.Store(int64(n))
+	return err
+}
+
+// move books payments received and moves our own.
+func (d *direct) move(ctx context.Context) (evm.Outcome, error) {
 	_, err := d.receipts.Scan(ctx)
 	if err == nil {
 		d.ledger.ages.sighted()
@@ -314,6 +337,9 @@ func (b *Book) underWay(ctx context.Context) bool {
 		}
 	}
 	b.mu.Unlock()
+	if d := b.onChain(); d != nil && d.watched.Load() > 0 {
+		return true
+	}
 	open, err := b.ledger.openIntents(ctx)
 	return err != nil || open > 0
 }

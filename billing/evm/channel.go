@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 
 	"github.com/ethereum/go-ethereum"
@@ -69,6 +70,10 @@ type Channel struct {
 // Open tells whether vouchers can be cashed.
 func (c *Channel) Open() bool { return c.Signer != Address{} }
 
+func (c *Channel) same(o *Channel) bool {
+	return c.Epoch == o.Epoch && c.Signer == o.Signer && c.CloseAt == o.CloseAt && c.Deposit.Cmp(o.Deposit) == 0 && c.Paid.Cmp(o.Paid) == 0
+}
+
 // Total is what the epoch can ever pay.
 func (c *Channel) Total() *big.Int { return new(big.Int).Add(c.Deposit, c.Paid) }
 
@@ -81,37 +86,59 @@ const channelBatch = 50
 
 // Look reads channels at the depth that counts as final and at the head. deep is
 // the block of the former; its number is 0 while the chain is shorter than that.
+// A notice at the head is believed of any endpoint.
 func (h *Hub) Look(ctx context.Context, pairs []Pair, confirmations uint64) (deep Mark, now time.Time, views []ChannelView, err error) {
-	err = h.client.do(ctx, "look at channels", func(ctx context.Context, ec *ethclient.Client) error {
-		views = make([]ChannelView, len(pairs))
+	number, err := h.client.reach(ctx, confirmations)
+	if err != nil {
+		return deep, now, nil, err
+	}
+	type sight struct {
+		deep  Mark
+		now   time.Time
+		views []ChannelView
+	}
+	notices := make([]uint64, len(pairs))
+	got, err := agreed(ctx, h.client, "look at channels", func(ctx context.Context, ec *ethclient.Client) (s sight, err error) {
+		s.views = make([]ChannelView, len(pairs))
 		head, err := getBlock(ctx, ec, nil)
 		if err != nil {
-			return err
+			return s, err
 		}
 		if err := h.client.fresh(head); err != nil {
-			return err
+			return s, err
 		}
-		number, err := h.client.deep(ctx, ec, uint64(head.Number), confirmations)
-		if err != nil {
-			return err
+		if number > uint64(head.Number) {
+			return s, fmt.Errorf("%w: %d", errBehind, number)
 		}
-		now, deep = time.Unix(int64(head.Time), 0), Mark{} //nolint:gosec // a time
+		s.now = time.Unix(int64(head.Time), 0) //nolint:gosec // a time
 		if number > 0 {
 			b, err := getBlock(ctx, ec, new(big.Int).SetUint64(number))
 			if err != nil {
-				return err
+				return s, err
 			}
-			deep = Mark{number, b.Hash}
+			s.deep = Mark{number, b.Hash}
 		}
 		for from := 0; from < len(pairs); from += channelBatch {
 			part := pairs[from:min(from+channelBatch, len(pairs))]
-			if err := h.read(ctx, ec, part, views[from:], deep.Number, uint64(head.Number)); err != nil {
-				return err
+			if err := h.read(ctx, ec, part, s.views[from:], number, uint64(head.Number)); err != nil {
+				return s, err
 			}
 		}
-		return nil
+		for i := range s.views {
+			if l := &s.views[i].Latest; l.Open() {
+				notices[i] = max(notices[i], l.CloseAt)
+			}
+		}
+		return s, nil
+	}, func(a, b sight) bool {
+		return a.deep == b.deep && slices.EqualFunc(a.views, b.views, func(x, y ChannelView) bool { return x.Deep.same(&y.Deep) })
 	})
-	return deep, now, views, err
+	for i := range got.views {
+		if l := &got.views[i].Latest; l.Open() {
+			l.CloseAt = notices[i]
+		}
+	}
+	return got.deep, got.now, got.views, err
 }
 
 func (h *Hub) read(ctx context.Context, ec *ethclient.Client, pairs []Pair, out []ChannelView, deep, head uint64) error {

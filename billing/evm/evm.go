@@ -106,6 +106,7 @@ type Client struct {
 	ends     []*endpoint
 
 	decimals atomic.Uint32 // of the token, once Check has read them
+	compared time.Time     // by Compare's caller alone
 }
 
 type endpoint struct {
@@ -116,6 +117,8 @@ type endpoint struct {
 	checked  bool // has reported the right chain id
 	failures int
 	benched  time.Time // asked last until then
+	aside    time.Time // not asked until then,
+	why      error     // for this
 }
 
 // NewClient checks the configuration; it does not touch the network.
@@ -193,7 +196,7 @@ func (c *Client) do(ctx context.Context, what string, f func(context.Context, *e
 		e.fail()
 		failed = errors.Join(failed, fmt.Errorf("%s: %w", e.name, scrub(err)))
 	}
-	return fmt.Errorf("%s: %w: %w", what, ErrNoEndpoint, failed)
+	return c.none(what, failed)
 }
 
 func (c *Client) ask(ctx context.Context, e *endpoint, f func(context.Context, *ethclient.Client) error) error {
@@ -208,7 +211,9 @@ func (c *Client) ask(ctx context.Context, e *endpoint, f func(context.Context, *
 			return err
 		}
 		if id.Cmp(c.chainID) != 0 {
-			return fmt.Errorf("%w: the endpoint is on chain %s, configured is %s", ErrWrongChain, id, c.chainID)
+			err := fmt.Errorf("%w: the endpoint is on chain %s, configured is %s", ErrWrongChain, id, c.chainID)
+			e.setAside(err)
+			return err
 		}
 		e.mu.Lock()
 		e.checked = true
@@ -217,15 +222,17 @@ func (c *Client) ask(ctx context.Context, e *endpoint, f func(context.Context, *
 	return f(ctx, e.rpc)
 }
 
-// order lists the endpoints, benched ones last.
+// order lists the endpoints, benched ones last, without those that are set aside.
 func (c *Client) order() []*endpoint {
 	now := time.Now()
 	var good, bad []*endpoint
 	for _, e := range c.ends {
 		e.mu.Lock()
-		if now.Before(e.benched) {
+		switch {
+		case now.Before(e.aside):
+		case now.Before(e.benched):
 			bad = append(bad, e)
-		} else {
+		default:
 			good = append(good, e)
 		}
 		e.mu.Unlock()
@@ -394,7 +401,7 @@ func (l limited) RoundTrip(r *http.Request) (*http.Response, error) {
 
 func busy(status int) bool {
 	switch status {
-	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	case http.StatusTooManyRequests, http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return true
 	}
 	return false

@@ -279,6 +279,13 @@ func (m *memJournal) OpenIntents(context.Context) ([]Intent, uint64, error) {
 	return []Intent{m.in}, next, nil
 }
 
+func (m *memJournal) Settled(_ context.Context, since uint64) ([]Intent, error) {
+	if s := m.in.State; s != Final && s != Reverted || m.in.Included.Block.Number < since {
+		return nil, nil
+	}
+	return []Intent{m.in}, nil
+}
+
 func (m *memJournal) Sign(_ context.Context, _ int64, nonce uint64, a Attempt) error {
 	if m.fail != nil {
 		return m.fail

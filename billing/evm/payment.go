@@ -19,6 +19,9 @@ import (
 //	                \   (block left the chain)
 //	                 +-> SUPERSEDED (from SIGNED, SENT: the nonce went to a
 //	                     transaction that is not ours)
+//
+// FINAL and REVERTED become SENT or MINED again when their block leaves the
+// chain all the same, which Watch looks for.
 type State uint8
 
 // The states of a payment.
@@ -87,7 +90,11 @@ type Journal interface {
 	// Sign gives the intent its nonce, if it is the first attempt, adds the
 	// attempt and moves to Signed.
 	Sign(ctx context.Context, id int64, nonce uint64, a Attempt) error
-	// Mark moves the intent to a state; in holds from Mined on.
+	// Settled returns the intents that became Final or Reverted in the block since or
+	// a later one.
+	Settled(ctx context.Context, since uint64) ([]Intent, error)
+	// Mark moves the intent to a state; in holds from Mined on. Final and Reverted
+	// ones may become Sent or Mined again.
 	Mark(ctx context.Context, id int64, s State, in Inclusion) error
 }
 
@@ -105,7 +112,10 @@ type PaymentConfig struct {
 	MinTip        *big.Int      // wei per unit of gas the chain asks at least; default 0
 	BumpAfter     time.Duration // a transaction this old gets a higher fee; default 90 s
 	InFlight      int           // nonces open at once; default 8 (a geth pool keeps 16 of one account)
-	Now           func() time.Time
+	// Watch is how many blocks a payment that counts as final is looked after where the
+	// chain has no tag for what stays; default 64 or 16 times Confirmations.
+	Watch uint64
+	Now   func() time.Time
 	// Step, if set, is told before and after each durable or visible step, for
 	// instance "sign 7", "signed 7", "broadcast 7", "sent 7".
 	Step func(step string, id int64)
@@ -144,6 +154,9 @@ func (cfg *PaymentConfig) setDefaults() {
 	}
 	if cfg.BumpAfter == 0 {
 		cfg.BumpAfter = 90 * time.Second
+	}
+	if cfg.Watch == 0 {
+		cfg.Watch = max(64, 16*cfg.Confirmations)
 	}
 	if cfg.InFlight == 0 {
 		cfg.InFlight = 8
@@ -260,6 +273,9 @@ func (p *Payments) follow(ctx context.Context, in *Intent, v *view, lowest bool)
 	}
 	state := Mined
 	if inc.Block.Number <= v.deep {
+		if err := p.client.confirm(ctx, *inc); err != nil {
+			return err
+		}
 		state = Final
 		if !inc.Success {
 			state = Reverted

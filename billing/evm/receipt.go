@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 
 	"github.com/ethereum/go-ethereum"
 	"github.com/ethereum/go-ethereum/core/types"
@@ -75,64 +76,83 @@ func (r *Receipts) Scan(ctx context.Context) (booked int, err error) {
 	}
 }
 
-// step reads one range of blocks from one endpoint.
+// scanned is what an endpoint says of a range of blocks.
+type scanned struct {
+	fork      *Mark // the newest mark that is still on the chain, if not the newest of all
+	upTo      Mark  // zero: nothing new
+	done      bool
+	transfers []Transfer
+}
+
+func (a scanned) same(b scanned) bool {
+	if (a.fork == nil) != (b.fork == nil) || a.fork != nil && *a.fork != *b.fork || a.upTo != b.upTo || a.done != b.done {
+		return false
+	}
+	return slices.EqualFunc(a.transfers, b.transfers, func(x, y Transfer) bool {
+		return x.Tx == y.Tx && x.LogIndex == y.LogIndex && x.Block == y.Block && x.From == y.From && x.Amount.Cmp(y.Amount) == 0
+	})
+}
+
+// step reads one range of blocks.
 func (r *Receipts) step(ctx context.Context) (booked int, done bool, err error) {
 	marks, err := r.inbox.Marks(ctx)
 	if err != nil {
 		return 0, false, fmt.Errorf("read scan position: %w", err)
 	}
-	var (
-		fork      *Mark
-		upTo      Mark
-		transfers []Transfer
-	)
-	err = r.client.do(ctx, "scan for payments", func(ctx context.Context, ec *ethclient.Client) error {
-		fork, upTo, transfers = nil, Mark{}, nil
-		head, err := getBlock(ctx, ec, nil)
-		if err != nil {
-			return err
-		}
-		if err := r.client.fresh(head); err != nil {
-			return err
-		}
-		if fork, err = forked(ctx, ec, uint64(head.Number), marks); err != nil || fork != nil {
-			return err
-		}
-		first := r.from
-		if len(marks) > 0 {
-			first = marks[0].Number + 1
-		}
-		deep, err := r.client.deep(ctx, ec, uint64(head.Number), r.confirmations)
-		if err != nil {
-			return err
-		}
-		if deep < first {
-			done = true
-			return nil
-		}
-		last := min(deep, first+r.span-1)
-		done = last == deep
-		upTo, transfers, err = r.read(ctx, ec, first, last)
-		return err
-	})
+	deep, err := r.client.reach(ctx, r.confirmations)
+	if err != nil {
+		return 0, false, err
+	}
+	got, err := agreed(ctx, r.client, "scan for payments", func(ctx context.Context, ec *ethclient.Client) (scanned, error) {
+		return r.scan(ctx, ec, marks, deep)
+	}, scanned.same)
 	if err != nil {
 		r.span = max(r.span/2, minRange) // an endpoint's limits show as errors of all kinds
 		return 0, false, err
 	}
 	r.span = min(2*r.span, maxRange)
 	switch {
-	case fork != nil:
-		if err := r.inbox.Rewind(ctx, *fork); err != nil {
+	case got.fork != nil:
+		if err := r.inbox.Rewind(ctx, *got.fork); err != nil {
 			return 0, false, fmt.Errorf("take back payments of a fork: %w", err)
 		}
 		return 0, false, nil
-	case upTo == Mark{}:
+	case got.upTo == Mark{}:
 		return 0, true, nil
 	}
-	if err := r.inbox.Credit(ctx, upTo, transfers); err != nil {
+	if err := r.inbox.Credit(ctx, got.upTo, got.transfers); err != nil {
 		return 0, false, fmt.Errorf("book payments received: %w", err)
 	}
-	return len(transfers), done, nil
+	return len(got.transfers), got.done, nil
+}
+
+// scan reads the next range from one endpoint.
+func (r *Receipts) scan(ctx context.Context, ec *ethclient.Client, marks []Mark, deep uint64) (s scanned, err error) {
+	head, err := getBlock(ctx, ec, nil)
+	if err != nil {
+		return s, err
+	}
+	if err := r.client.fresh(head); err != nil {
+		return s, err
+	}
+	if deep > uint64(head.Number) {
+		return s, fmt.Errorf("%w: %d", errBehind, deep)
+	}
+	if s.fork, err = forked(ctx, ec, uint64(head.Number), marks); err != nil || s.fork != nil {
+		return s, err
+	}
+	first := r.from
+	if len(marks) > 0 {
+		first = marks[0].Number + 1
+	}
+	if deep < first {
+		s.done = true
+		return s, nil
+	}
+	last := min(deep, first+r.span-1)
+	s.done = last == deep
+	s.upTo, s.transfers, err = r.read(ctx, ec, first, last)
+	return s, err
 }
 
 // forked returns the newest mark that is still on the chain, if the newest of
@@ -141,7 +161,7 @@ func (r *Receipts) step(ctx context.Context) (booked int, done bool, err error) 
 func forked(ctx context.Context, ec *ethclient.Client, head uint64, marks []Mark) (*Mark, error) {
 	for i, m := range marks {
 		if m.Number > head {
-			return nil, fmt.Errorf("endpoint is behind: its head is block %d, we have read %d", head, m.Number)
+			return nil, fmt.Errorf("%w: its head is block %d, we have read %d", errBehind, head, m.Number)
 		}
 		b, err := getBlock(ctx, ec, new(big.Int).SetUint64(m.Number))
 		if errors.Is(err, ethereum.NotFound) {
