@@ -146,18 +146,23 @@ func (c *channels) Bound(p *peer) Amount {
 	return c.cfg.Window / 2
 }
 
-// Plan pays now: with a voucher of what is owed, as far as the deposit goes.
+// Plan pays now: with a voucher of what is owed, as far as the deposit goes, or
+// with a transfer where there is no channel and too little is owed for one.
 func (c *channels) Plan(ctx context.Context, p *peer, payee evm.Address, a Amount) error {
 	h := c.partner(p)
 	if h == nil {
 		return c.direct.Plan(ctx, p, payee, a)
 	}
 	var m *voucherMessage
-	taken := false
+	transfer := false
 	err := c.ledger.update(ctx, func(tx *tx) error {
 		r, err := tx.channel(c.toPair(h))
-		if taken = r != nil && r.neighbor != p.row; err != nil || taken {
+		if err != nil {
 			return err
+		}
+		// The channel to this earning address may be another neighbor's.
+		if transfer = r != nil && r.neighbor != p.row || (r == nil || !r.usable()) && a < c.cfg.Window/windowParts; transfer {
+			return nil
 		}
 		m, err = c.give(tx, p, h)
 		return err
@@ -165,7 +170,7 @@ func (c *channels) Plan(ctx context.Context, p *peer, payee evm.Address, a Amoun
 	switch {
 	case err != nil:
 		return err
-	case taken: // the channel to this earning address is another neighbor's
+	case transfer:
 		return c.direct.Plan(ctx, p, payee, a)
 	case m == nil:
 		return errUnderWay // or there is no channel yet, which Poll sees to
