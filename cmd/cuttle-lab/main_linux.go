@@ -21,6 +21,7 @@ import (
 const usage = `cuttle-lab builds a whole Cuttle network on this machine. It needs root and /dev/net/tun.
 
   cuttle-lab up [--nodes 5] [--exits 2] [--hops 3] [--clients 1] [--mask https] [--billing|--account] [--router] [--seed 1]
+                [--vouchers] [--day 2m] [--rpc-fail 50]   with --billing: pay by the channel hub; a day of the accountants; calls to the chain that fail
                 [--delay 25ms] [--jitter 2ms] [--loss 0.5%] [--rate 100mbit] [--no-nodes] [--log info]
   cuttle-lab status [--json]          nodes, circuits, addresses
   cuttle-lab exec NODE -- CMD...      run a command in a node's namespace (client, n1.., host1.., web, chain, net)
@@ -32,6 +33,7 @@ const usage = `cuttle-lab builds a whole Cuttle network on this machine. It need
   cuttle-lab down [--orphans]         end and remove everything
   cuttle-lab demo [--mask https] [--bytes 100000000]   a tour of the whole: what make demo runs
   cuttle-lab soak [--for 1m] [--every 4s]   crash relays under traffic with billing by account, then compare all ledgers
+  cuttle-lab soak --billing [--vouchers] [--day 2m] [--rpc-fail 50]   likewise on a chain, and compare wallets with ledgers
   cuttle-lab bench [--quick] [--links|--allowed] [--into FILE]   measure; prints tables in Markdown, or puts them into a document
   cuttle-lab bench --peers bin/peers [--rows A,B] [--slow]   measure Cuttle and other VPNs side by side (make peers)
   cuttle-lab bench --profile DIR [--mask plain] [--quick]   CPU profiles (pprof) of every daemon during 8 downloads
@@ -104,6 +106,9 @@ func (c *cli) topology() {
 	c.flags.StringVar(&o.Mask, "mask", o.Mask, "https or plain")
 	c.flags.BoolVar(&o.Billing, "billing", o.Billing, "with a chain and wallets")
 	c.flags.BoolVar(&o.Account, "account", o.Account, "billing without a chain, by account")
+	c.flags.BoolVar(&o.Vouchers, "vouchers", o.Vouchers, "with --billing: pay with vouchers on the channel hub")
+	c.flags.DurationVar(&o.Day, "day", o.Day, "with --billing: what a day of the accountants, 24 scans, takes")
+	c.flags.IntVar(&o.RPCFail, "rpc-fail", o.RPCFail, "with --billing: of 100 calls to the chain that nodes make, so many fail")
 	c.flags.BoolVar(&o.Router, "router", o.Router, "the first client is the router of a LAN with two hosts")
 	c.flags.Uint64Var(&o.Seed, "seed", o.Seed, "of everything drawn at random")
 	c.flags.StringVar(&o.Log, "log", o.Log, "level of the daemons' logs")
@@ -177,6 +182,9 @@ func (c *cli) checkBinaries() error {
 	need := []string{"cuttled"}
 	if c.opts.Billing {
 		need = append(need, "cuttle-lab-chain")
+	}
+	if c.flags.Name() == "soak" && c.opts.Billing {
+		need = append(need, "cuttle")
 	}
 	for _, name := range need {
 		if _, err := exec.LookPath(filepath.Join(c.opts.Bin, name)); err != nil {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Price of the lab's relays and exits, in tiers; together the guard's tier is
@@ -44,6 +45,7 @@ type keys struct {
 	nodes   map[string]string // node address by name
 	earning map[string]string // wallet address by name
 	token   string
+	hub     string
 }
 
 // render writes the node's configuration file. Strings are quoted as Go does,
@@ -89,11 +91,27 @@ func (p Plan) render(n Node, k keys) string {
 // renderBilling lets small debts be paid within seconds, so that a demo shows it.
 func (p Plan) renderBilling(line func(string, ...any), n Node, k keys) {
 	o := p.Options
-	line("\n[billing]\nmode = \"paid\"\nchain_id = %d\nrpc = [%q]", chainID, rpcURL())
-	line("rpc_through_circuits = %v\ntoken = %q", n.Role == RoleClient, k.token)
-	line("confirmations = 3\nscan = \"10s\"\nsettle_above = \"0.0001\"\nsettle_after = \"24h\"\ncredit = \"1\"\ncredit_start = \"1\"\ncredit_strangers = \"10\"\nfee_cap = \"500\"")
+	line("\n[billing]\nmode = \"paid\"\nchain_id = %d\nrpc = [%q]", chainID, o.nodesRPC())
+	line("rpc_through_circuits = %v\ntoken = %q", n.Role == RoleClient && o.Day == 0, k.token)
+	scan, after, due := 10*time.Second, 24*time.Hour, 48*time.Hour
+	if o.Day > 0 {
+		scan, after, due = o.Day/24, o.Day, 2*o.Day
+	}
+	line("confirmations = 3\nscan = %q\nsettle_above = \"0.0001\"\nsettle_after = %q\ndue_after = %q", scan, after, due)
+	line("credit = \"1\"\ncredit_start = \"1\"\ncredit_strangers = \"10\"\nfee_cap = \"500\"")
 	line("consuming = %q\npassword_file = %q", o.fileOf(n.Name, consumingFile), o.file(passwordFile))
 	line("earning = %q", k.earning[n.Name])
+	if o.Vouchers { // small, so that deposits, vouchers and cashing are all seen within a minute
+		line("hub = %q\nwindow = \"0.0008\"\ndeposit = \"0.01\"\ncash_above = \"0.0004\"", k.hub)
+	}
+}
+
+// nodesRPC is where nodes ask the chain; the lab itself asks at rpcURL.
+func (o Options) nodesRPC() string {
+	if o.RPCFail > 0 {
+		return "http://" + netip.AddrPortFrom(chainV4, unsurePort).String()
+	}
+	return rpcURL()
 }
 
 func rpcURL() string { return "http://" + netip.AddrPortFrom(chainV4, chainPort).String() }

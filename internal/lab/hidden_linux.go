@@ -23,6 +23,7 @@ const (
 	verbEmulator = "_emulator" // SOCKET SEED
 	verbWeb      = "_web"      // CAFILE
 	verbLease    = "_lease"    // INTERFACE: prints the name server
+	verbUnsure   = "_unsure"   // URL ADDRESS PERCENT: a proxy that loses calls
 )
 
 // Hidden does the work of a process that the lab has started from its own
@@ -35,7 +36,7 @@ func Hidden(args []string, stdout, stderr io.Writer) (bool, error) {
 	if ours, err := load.Hidden(args, stdout, stderr); ours {
 		return true, err
 	}
-	if len(args) < 2 || args[1] != verbEmulator && args[1] != verbWeb && args[1] != verbLease {
+	if len(args) < 2 || args[1] != verbEmulator && args[1] != verbWeb && args[1] != verbLease && args[1] != verbUnsure {
 		return false, nil
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -45,6 +46,9 @@ func Hidden(args []string, stdout, stderr io.Writer) (bool, error) {
 	}
 	if args[1] == verbLease {
 		return true, runLease(ctx, args[2:], stdout)
+	}
+	if args[1] == verbUnsure {
+		return true, runUnsure(ctx, args[2:], stdout)
 	}
 	return true, runWeb(ctx, args[2:], stdout)
 }

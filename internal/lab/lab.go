@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"cuttle/internal/lab/emulate"
 )
@@ -35,13 +36,17 @@ type Options struct {
 	Shape   emulate.Shape `json:"shape"` // of every path between relays, and between clients and relays
 	Billing bool          `json:"billing"`
 	Account bool          `json:"account,omitempty"` // billing without a chain, by account
-	Router  bool          `json:"router,omitempty"`  // the first client is the router of a LAN with hosts
-	Seed    uint64        `json:"seed"`
-	State   string        `json:"state"`             // folder of everything the lab writes
-	Prefix  string        `json:"prefix"`            // of its namespaces' names
-	Bin     string        `json:"bin"`               // folder of cuttled and cuttle-lab-chain
-	Log     string        `json:"log"`               // level of the daemons
-	Profile string        `json:"profile,omitempty"` // folder for CPU profiles of the daemons, written when they end
+	// These three: with Billing only.
+	Vouchers bool          `json:"vouchers,omitempty"` // neighbors are paid with vouchers on the channel hub
+	Day      time.Duration `json:"day,omitempty"`      // what a day of the accountants takes, 24 scans; 0: a scan every 10 s
+	RPCFail  int           `json:"rpc_fail,omitempty"` // of 100 calls to the chain that nodes make, so many fail
+	Router   bool          `json:"router,omitempty"`   // the first client is the router of a LAN with hosts
+	Seed     uint64        `json:"seed"`
+	State    string        `json:"state"`             // folder of everything the lab writes
+	Prefix   string        `json:"prefix"`            // of its namespaces' names
+	Bin      string        `json:"bin"`               // folder of cuttled and cuttle-lab-chain
+	Log      string        `json:"log"`               // level of the daemons
+	Profile  string        `json:"profile,omitempty"` // folder for CPU profiles of the daemons, written when they end
 }
 
 // Defaults are the options of a lab nobody has asked anything of.
@@ -54,6 +59,7 @@ const (
 	maxClients = 100
 	maxGuards  = 3
 	maxHops    = 6
+	minDay     = 24 * time.Second
 )
 
 // masks are those that cuttled speaks.
@@ -78,6 +84,12 @@ func (o Options) Check() error {
 		return fmt.Errorf("a client has at most %d guards", maxGuards)
 	case o.Billing && o.Account:
 		return errors.New("either --billing, on a chain, or --account")
+	case !o.Billing && (o.Vouchers || o.Day != 0 || o.RPCFail != 0):
+		return errors.New("--vouchers, --day and --rpc-fail need --billing")
+	case o.Day != 0 && o.Day < minDay:
+		return fmt.Errorf("--day must be at least %s, 24 scans", minDay)
+	case o.RPCFail < 0 || o.RPCFail > 90:
+		return errors.New("--rpc-fail must be between 0 and 90 percent")
 	case o.Router && o.Clients < 1:
 		return errors.New("--router needs a client: the first one is the router")
 	case !slices.Contains(masks, o.Mask):

@@ -27,7 +27,10 @@ const (
 )
 
 // Names of the processes that are no nodes of their own.
-const emulatorJob = "net"
+const (
+	emulatorJob = "net"
+	unsureJob   = "rpc"
+)
 
 // startOutside starts the emulator, the web server and the chain.
 func (l *Lab) startOutside(ctx context.Context) error {
@@ -54,7 +57,10 @@ func (l *Lab) startOutside(ctx context.Context) error {
 	if err := json.Unmarshal(line, l.state.Chain); err != nil {
 		return fmt.Errorf("understand the chain: %w", err)
 	}
-	return nil
+	if l.opts.RPCFail == 0 {
+		return nil
+	}
+	return l.start(ctx, unsureJob, chain.Namespace, &line, self, verbUnsure, rpcURL(), netip.AddrPortFrom(chainV4, unsurePort).String(), strconv.Itoa(l.opts.RPCFail))
 }
 
 // daemon runs a short verb of cuttled and returns what it prints.
@@ -174,7 +180,7 @@ func (l *Lab) writeConfigs(ctx context.Context) error {
 		k.earning[name] = w.Earning
 	}
 	if l.state.Chain != nil {
-		k.token = l.state.Chain.Token
+		k.token, k.hub = l.state.Chain.Token, l.state.Chain.Hub
 	}
 	if err := os.WriteFile(l.opts.file(mapFile), nil, 0o600); err != nil {
 		return fmt.Errorf("write map: %w", err)

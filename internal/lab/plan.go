@@ -36,6 +36,7 @@ const (
 	chainID     = 1337
 	chainPort   = 8545
 	faucetPort  = 8546
+	unsurePort  = 8547 // the chain's JSON-RPC behind a proxy that loses calls, with --rpc-fail
 	dnsPort     = 53
 	echoPort    = 7
 	policyV4    = "10.99.0.0/16"

@@ -155,6 +155,10 @@ func TestOptionsAreChecked(t *testing.T) {
 		"prefix is a path":       func(o *Options) { o.Prefix = "../" },
 		"no prefix":              func(o *Options) { o.Prefix = "" },
 		"a shape without sense":  func(o *Options) { o.Shape.Loss = 2 },
+		"a day without a chain":  func(o *Options) { o.Day = minDay },
+		"vouchers, no chain":     func(o *Options) { o.Vouchers = true },
+		"a short day":            func(o *Options) { o.Billing, o.Day = true, time.Second },
+		"nothing gets through":   func(o *Options) { o.Billing, o.RPCFail = true, 100 },
 		"a delay without reason": func(o *Options) { o.Shape = emulate.Shape{Delay: time.Hour} },
 	} {
 		o := Defaults()

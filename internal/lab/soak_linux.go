@@ -17,10 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Soak is how long a network of accounts is tried, and how.
+// Soak is how long a network that bills is tried, and how.
 type Soak struct {
 	For   time.Duration // with traffic and crashes
-	Every time.Duration // a relay crashes about so often; the next one when it is back
+	Every time.Duration // a relay crashes about so often; the next one when it is back; 0: none
 	Bytes int           // of one download; clients download all the time
 	Seed  uint64
 }
@@ -31,18 +31,27 @@ type SoakResult struct {
 	Downloads int   // that came to their end
 	Accounts  int   // of pairs of neighbors, each compared from both sides
 	Spent     int64 // ledger units, by all nodes together; earned by all together
+	// On a chain only: transfers from one node to another and out of the hub, what
+	// the hub holds in the end, and ledgers whose wallets hold what they say.
+	Transfers, Cashed int
+	Hub               int64 // ledger units
+	Wallets           int
 }
 
-// settleTime bounds how long debts may take to be paid when all is quiet.
-const settleTime = 2 * time.Minute
+// settleTime bounds how long debts may take to be paid when all is quiet, and
+// settlePause is the time between two looks.
+const (
+	settleTime  = 3 * time.Minute
+	settlePause = 300 * time.Millisecond
+)
 
 // Soak crashes relays at random under traffic, then lets the network come to
 // rest, has everybody pay, and compares the ledgers of all neighbors: each must
-// hold of the other what the other holds, to the unit, and nobody may owe. The lab
-// bills by account.
+// hold of the other what the other holds, to the unit, and nobody may owe. With a
+// chain every ledger must verify and every wallet hold what its ledger says.
 func (l *Lab) Soak(ctx context.Context, s Soak) (r SoakResult, err error) {
-	if !l.opts.Account {
-		return r, errors.New("a soak needs a lab that bills by account: --account")
+	if !l.opts.Account && !l.opts.Billing {
+		return r, errors.New("a soak needs a lab that bills: --account or --billing")
 	}
 	random := rand.New(rand.NewPCG(s.Seed, 0x736f_616b))
 	loading, stop := context.WithCancel(ctx)
@@ -59,7 +68,10 @@ func (l *Lab) Soak(ctx context.Context, s Soak) (r SoakResult, err error) {
 		}
 	}
 	end := time.Now().Add(s.For)
-	for err == nil && time.Now().Before(end) {
+	for s.Every == 0 && err == nil && time.Now().Before(end) {
+		err = pause(ctx, min(time.Second, time.Until(end)))
+	}
+	for s.Every > 0 && err == nil && time.Now().Before(end) {
 		if err = pause(ctx, s.Every/2+rand.N(s.Every)); err == nil { // the moment is nobody's to repeat
 			victim := relays[random.IntN(len(relays))]
 			err = errors.Join(l.Signal(ctx, victim, unix.SIGKILL), l.Start(ctx, victim))
@@ -75,7 +87,30 @@ func (l *Lab) Soak(ctx context.Context, s Soak) (r SoakResult, err error) {
 	if err := l.Wait(ctx); err != nil {
 		return r, err
 	}
+	if err := l.quiet(ctx); err != nil {
+		return r, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
 	return r, l.settled(ctx, &r)
+}
+
+// quiet takes the clients' VPN down where there is a chain: asking it would cost
+// cells, and so always leave a debt.
+func (l *Lab) quiet(ctx context.Context) error {
+	if !l.opts.Billing {
+		return nil
+	}
+	for _, n := range l.plan.Clients() {
+		c, err := l.Control(n.Name)
+		if err != nil {
+			return err
+		}
+		if _, err := c.Down(ctx); err != nil {
+			return fmt.Errorf("take %s down: %w", n.Name, err)
+		}
+	}
+	return nil
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -105,11 +140,9 @@ func soakLoad(ctx context.Context, n Node, size int, done chan<- struct{}) {
 	}
 }
 
-// settled waits until all ledgers agree and nobody owes, and says what is wrong
-// if that does not come.
+// settled has everybody pay until all ledgers agree and nobody owes, and says what
+// is wrong if that does not come before ctx ends.
 func (l *Lab) settled(ctx context.Context, r *SoakResult) error {
-	ctx, cancel := context.WithTimeout(ctx, settleTime)
-	defer cancel()
 	for {
 		ledgers := map[string]control.Ledger{}
 		for _, n := range l.plan.Nodes {
@@ -126,10 +159,13 @@ func (l *Lab) settled(ctx context.Context, r *SoakResult) error {
 			}
 		}
 		wrong, err := r.compare(ledgers)
+		if err == nil && wrong == "" && l.opts.Billing {
+			wrong, err = l.audit(ctx, r)
+		}
 		if err != nil || wrong == "" {
 			return err
 		}
-		if err := pause(ctx, pollPeriod); err != nil {
+		if err := pause(ctx, settlePause); err != nil {
 			return fmt.Errorf("the ledgers did not settle: %s", wrong)
 		}
 	}

@@ -38,6 +38,7 @@ type ChainInfo struct {
 	RPC   string `json:"rpc"`
 	ID    int64  `json:"id"`
 	Token string `json:"token"`
+	Hub   string `json:"hub"` // the channel hub, which nodes use with --vouchers
 }
 
 // process is one we have started. The start time, in clock ticks since boot,
