@@ -197,10 +197,11 @@ type peer struct {
 	row  int64
 	live atomic.Pointer[Neighbor] // nil while there is no link
 
-	receivable, payable, repaid atomic.Int64 // durable balances; the writer goroutine sets them
-	pardoned                    atomic.Int64 // the part of receivable that an operator has let pass; likewise
-	oldest                      atomic.Int64 // birth of the oldest part of receivable by its clock, 0: none; likewise
-	lost                        atomic.Int64 // value served on links that ended before it was agreed
+	receivable, payable, repaid atomic.Int64          // durable balances; the writer goroutine sets them
+	pardoned                    atomic.Int64          // the part of receivable that an operator has let pass; likewise
+	oldest                      atomic.Int64          // birth of the oldest part of receivable by its clock, 0: none; likewise
+	lost                        atomic.Int64          // value served on links that ended before it was agreed
+	funds                       atomic.Pointer[funds] // nil before its wallet was looked at
 
 	mu      sync.Mutex
 	state   Standing

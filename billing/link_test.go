@@ -223,7 +223,7 @@ func openBook(tb testing.TB, self byte, change func(*Config)) *Book {
 // eventually waits for a condition that other goroutines bring about.
 func eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(60 * time.Second)
 	for !ok() {
 		if time.Now().After(deadline) {
 			tb.Fatalf("waited in vain until %s", what)

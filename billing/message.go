@@ -83,6 +83,7 @@ const (
 	ReasonNoSettlement Reason = 3 // no common way, chain or token, or no bound wallet
 	ReasonAge          Reason = 4 // a part of the debt is too old for so much
 	ReasonStrangers    Reason = 5 // what neighbors that paid little may owe together is used up
+	ReasonFunds        Reason = 6 // its wallet holds less than it owes, or nothing, or no fee
 )
 
 func (r Reason) String() string {
@@ -99,6 +100,8 @@ func (r Reason) String() string {
 		return "a part of the debt is too old"
 	case ReasonStrangers:
 		return "the credit for neighbors that have paid little is used up"
+	case ReasonFunds:
+		return "its wallet holds too little token for what is owed, or no coin for a fee"
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
 }
@@ -366,7 +369,7 @@ func parseState(b []byte) (*state, error) {
 		*a = Amount(r.u64()) //nolint:gosec // checked next
 		r.bad = r.bad || *a < 0
 	}
-	if kind != kindState || s.standing < Active || s.standing > Throttled || s.reason > ReasonStrangers {
+	if kind != kindState || s.standing < Active || s.standing > Throttled || s.reason > ReasonFunds {
 		r.bad = true
 	}
 	return s, r.end("state")

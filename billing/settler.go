@@ -327,7 +327,7 @@ func (b *Book) settle(ctx context.Context) {
 }
 
 // underWay tells whether the chain may have news: a payment of ours is not
-// final, or a neighbor owes us.
+// final, a neighbor owes us, or its funds have to be seen.
 func (b *Book) underWay(ctx context.Context) bool {
 	b.mu.Lock()
 	for _, p := range b.peers {
@@ -340,12 +340,18 @@ func (b *Book) underWay(ctx context.Context) bool {
 	if d := b.onChain(); d != nil && d.watched.Load() > 0 {
 		return true
 	}
+	if b.unseen() {
+		return true
+	}
 	open, err := b.ledger.openIntents(ctx)
 	return err != nil || open > 0
 }
 
 func (b *Book) poll(ctx context.Context) error {
 	out, err := b.settler.Poll(ctx)
+	if err == nil {
+		err = b.lookAtFunds(ctx)
+	}
 	b.seen.mu.Lock()
 	defer b.seen.mu.Unlock()
 	if err == nil || out.Balances.Token != nil {

@@ -19,6 +19,7 @@ type evidence struct {
 	disputed bool
 	free     bool // nobody pays anybody
 	unpayed  bool // it cannot pay us
+	broke    bool // it could, and its wallet holds too little
 	frozen   bool
 	owed     Amount
 	pardoned Amount // the part of owed that an operator has let pass
@@ -49,6 +50,9 @@ func (c *Config) assess(e *evidence) judged {
 		return j
 	case e.unpayed:
 		j.standing, j.reason = Cut, ReasonNoSettlement
+		return j
+	case e.broke:
+		j.standing, j.reason = Cut, ReasonFunds
 		return j
 	}
 	allowed := limit
@@ -130,7 +134,7 @@ func (p *peer) paid() Amount { return Amount(max(p.repaid.Load(), 0)) }
 // evidence gathers what is known of a neighbor that owes so much.
 func (b *Book) evidence(p *peer, owed Amount) evidence {
 	e := evidence{
-		free: b.settler.Way() == WayNone, frozen: b.ledger.ages.frozen(), owed: owed, limit: b.limit(p),
+		free: b.settler.Way() == WayNone, broke: p.broke(), frozen: b.ledger.ages.frozen(), owed: owed, limit: b.limit(p),
 		pardoned: min(Amount(p.pardoned.Load()), max(owed, 0)),
 	}
 	e.pot = b.strangers.share(p, owed-e.pardoned, b.cfg.CreditStrangers)

@@ -65,6 +65,7 @@ func TestAssess(t *testing.T) {
 		{"pardoned and cut", evidence{limit: 1600, pot: big, owed: 3601, pardoned: 2000}, state{Cut, ReasonCredit, 3601, 3600, 401}},
 		{"paid ahead", evidence{limit: 1600, pot: big, owed: -50, age: 0}, state{Active, ReasonNone, -50, 1600, 0}},
 		{"no way to pay", evidence{limit: 1600, pot: big, unpayed: true}, state{Cut, ReasonNoSettlement, 0, 1600, 0}},
+		{"an empty wallet", evidence{limit: 1600, pot: big, owed: 9, broke: true}, state{Cut, ReasonFunds, 9, 1600, 0}},
 		{"disputed", evidence{limit: 1600, pot: big, disputed: true, unpayed: true, owed: 9}, state{Disputed, ReasonCounts, 9, 1600, 0}},
 		{"free", evidence{limit: 1600, pot: 0, free: true, owed: 99999}, state{Active, ReasonNone, 99999, 0, 0}},
 	} {

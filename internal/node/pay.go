@@ -92,6 +92,9 @@ func (n *Node) moneyProblems(failure error) []control.Problem {
 		if d.Reason == billing.ReasonNoSettlement {
 			p.Hint = "both need the same billing.mode, chain and token"
 		}
+		if d.Reason == billing.ReasonFunds {
+			p.Hint = "send token, and some of the chain's coin for fees, to the consuming wallet (`cuttle wallet show`); the neighbor sees it on the chain by itself"
+		}
 		out = append(out, p)
 	}
 	return out

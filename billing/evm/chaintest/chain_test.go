@@ -77,7 +77,7 @@ func startChain(tb testing.TB) *devChain {
 	c := &devChain{tb: tb, key: key, binding: erc20.NewToken(), url: fmt.Sprintf("http://127.0.0.1:%d", port)}
 	alloc := types.GenesisAlloc{crypto.PubkeyToAddress(key.PublicKey): {Balance: ether(1_000_000)}}
 	c.backend = simulated.NewBackend(alloc, func(n *node.Config, e *ethconfig.Config) {
-		n.HTTPHost, n.HTTPPort, n.HTTPModules = "127.0.0.1", port, []string{"eth", "net", "web3"}
+		n.HTTPHost, n.HTTPPort, n.HTTPModules = "127.0.0.1", port, []string{"eth", "net", "web3", "debug"}
 		rules := *params.AllDevChainProtocolChanges
 		rules.OsakaTime, rules.BogotaTime = nil, nil
 		e.Genesis.Config = &rules
@@ -237,6 +237,7 @@ type setup struct {
 	self          byte
 	dir           string
 	url           string
+	more          []string // further endpoints
 	token         common.Address
 	confirmations uint64
 	now           func() time.Time
@@ -261,7 +262,7 @@ func open(s setup) (*party, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := evm.NewClient(evm.ClientConfig{Endpoints: []string{s.url}, ChainID: chainID, Token: s.token, Timeout: 5 * time.Second})
+	client, err := evm.NewClient(evm.ClientConfig{Endpoints: append([]string{s.url}, s.more...), ChainID: chainID, Token: s.token, Timeout: 5 * time.Second})
 	if err != nil {
 		return nil, err
 	}
