@@ -7,6 +7,7 @@ import (
 	"math/big"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ethereum/go-ethereum/common/hexutil"
 	"github.com/ethereum/go-ethereum/crypto"
@@ -233,5 +234,38 @@ func TestDeepFork(t *testing.T) {
 	}
 	if n, err := p.Watch(context.Background()); n != 0 || err != nil {
 		t.Errorf("with a tag %d are watched, %v", n, err)
+	}
+}
+
+// TestFeeSpike: while the market is over the user's limit nothing is signed and
+// the user is told; when it has come down the payment goes out.
+func TestFeeSpike(t *testing.T) {
+	f := startFake(t, 7)
+	f.set("eth_maxPriorityFeePerGas", always("0x174876e80000"))
+	j := &memJournal{in: Intent{ID: 1, Payee: Address{5}, Amount: big.NewInt(10)}}
+	now := time.Unix(1_800_000_000, 0)
+	p := NewPayments(testClient(t, nil, f.url), keySigner{crypto.PubkeyToAddress(signerKey.PublicKey)}, j, PaymentConfig{Now: func() time.Time { return now }})
+	for range 3 {
+		out, err := p.Advance(context.Background())
+		if err != nil || len(out.Problems) != 1 || out.Problems[0].Kind != FeeOverLimit || j.in.State != Planned || f.count("eth_sendRawTransaction") != 0 {
+			t.Fatalf("during the spike: %+v, %s, %v", out.Problems, j.in.State, err)
+		}
+	}
+	f.set("eth_maxPriorityFeePerGas", always("0x1"))
+	if out, err := p.Advance(context.Background()); err != nil || len(out.Problems) != 0 || j.in.State != Sent {
+		t.Fatalf("after the spike: %+v, %s, %v", out.Problems, j.in.State, err)
+	}
+
+	// A spike that comes after it was sent: its fee is raised up to the limit and not
+	// over it, and the same bytes are repeated.
+	f.set("eth_maxPriorityFeePerGas", always("0x174876e80000"))
+	now = now.Add(time.Hour)
+	before := f.count("eth_sendRawTransaction")
+	if _, err := p.Advance(context.Background()); err != nil || len(j.in.Attempts) != 1 || f.count("eth_sendRawTransaction") != before+1 {
+		t.Errorf("stuck over the limit: %d attempts, %v", len(j.in.Attempts), err)
+	}
+	f.set("eth_maxPriorityFeePerGas", always("0x3b9aca00"))
+	if _, err := p.Advance(context.Background()); err != nil || len(j.in.Attempts) != 2 || j.in.Attempts[1].FeeCap.Cmp(gwei(500)) > 0 || j.in.Nonce != 0 {
+		t.Errorf("stuck below the limit: %d attempts, %v", len(j.in.Attempts), err)
 	}
 }

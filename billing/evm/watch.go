@@ -39,7 +39,11 @@ func (p *Payments) Watch(ctx context.Context) (watched int, err error) {
 		at := in.Included.Block
 		is, ok := hashes[at.Number]
 		if !ok {
-			if is, err = p.client.hashOf(ctx, at.Number); err != nil {
+			is, err = p.client.hashOf(ctx, at.Number)
+			if errors.Is(err, errBehind) {
+				continue // seen when the chain is that long again
+			}
+			if err != nil {
 				return len(done), err
 			}
 			hashes[at.Number] = is

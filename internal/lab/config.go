@@ -102,7 +102,7 @@ func (p Plan) renderBilling(line func(string, ...any), n Node, k keys) {
 	line("consuming = %q\npassword_file = %q", o.fileOf(n.Name, consumingFile), o.file(passwordFile))
 	line("earning = %q", k.earning[n.Name])
 	if o.Vouchers { // small, so that deposits, vouchers and cashing are all seen within a minute
-		line("hub = %q\nwindow = \"0.0008\"\ndeposit = \"0.01\"\ncash_above = \"0.0004\"", k.hub)
+		line("hub = %q\nwindow = \"0.0004\"\ndeposit = \"0.01\"\ncash_above = \"0.0001\"", k.hub)
 	}
 }
 

@@ -1,0 +1,226 @@
+package chaintest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/big"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ethereum/go-ethereum/common/hexutil"
+	"github.com/ethereum/go-ethereum/rpc"
+
+	"cuttle/billing"
+	"cuttle/relay/wire"
+)
+
+// head is the number of the newest block.
+func (c *devChain) head() uint64 {
+	c.tb.Helper()
+	n, err := c.backend.Client().BlockNumber(context.Background())
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	return n
+}
+
+// setHead throws away all blocks after one; transactions in them are gone until
+// somebody sends them again.
+func (c *devChain) setHead(number uint64) {
+	c.tb.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	client, err := rpc.Dial(c.url)
+	if err == nil {
+		defer client.Close()
+		err = client.CallContext(context.Background(), nil, "debug_setHead", hexutil.Uint64(number))
+	}
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+}
+
+// booked counts the entries of a kind in a party's ledger file.
+func booked(tb testing.TB, dir string, self byte, kind string) int {
+	tb.Helper()
+	f, err := billing.OpenFile(filepath.Join(dir, fmt.Sprintf("ledger%d", self)))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	entries := map[int64]bool{}
+	err = f.History(context.Background(), wire.NodeID{}, func(m billing.Movement) error {
+		if m.Kind == kind {
+			entries[m.Entry] = true
+		}
+		return nil
+	})
+	if err = errors.Join(err, f.Close()); err != nil {
+		tb.Fatal(err)
+	}
+	return len(entries)
+}
+
+// verified fails the test if anything in a party's ledger does not fit.
+func verified(tb testing.TB, dir string, selves ...byte) {
+	tb.Helper()
+	for _, self := range selves {
+		f, err := billing.OpenFile(filepath.Join(dir, fmt.Sprintf("ledger%d", self)))
+		if err != nil {
+			tb.Fatal(err)
+		}
+		v, err := f.Verify(context.Background())
+		if err = errors.Join(err, f.Close()); err != nil || len(v.Findings) > 0 {
+			tb.Errorf("ledger %d: %+v, %v", self, v.Findings, err)
+		}
+	}
+}
+
+// TestDeepFork: a payment that both call final leaves the chain with all its
+// confirmations. The payer sends the same bytes again, and both ledgers say what
+// the chain says.
+func TestDeepFork(t *testing.T) {
+	c := startChain(t)
+	dir := t.TempDir()
+	a, b, p := pair(t, c, c.url, func(s *setup) { s.dir = dir })
+	c.fund(a.wallet.Address(), ether(1), ether(1))
+	c.commit(3)
+	p.use(billing.WePay, 10, mega)
+	before := c.head()
+	settle(t, a.book)
+	eventually(t, "the payment is final", func() error {
+		c.commit(1)
+		_, n, err := neighbor(a.book)
+		if err == nil && n.Payments[0].State != "final" {
+			err = fmt.Errorf("payment %+v", n.Payments[0])
+		}
+		return err
+	})
+	settled(t, a, b, 1)
+	_, n, err := neighbor(a.book)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := n.Payments[0]
+
+	c.setHead(before)
+	if got := c.balance(b.earning); got.Sign() != 0 {
+		t.Fatalf("b holds %s on the shorter chain, want nothing", got)
+	}
+	defer c.mine()()
+	eventually(t, "both have taken it back", func() error {
+		if u, r := booked(t, dir, 1, "undone"), booked(t, dir, 2, "reversal"); u == 0 || r == 0 {
+			return fmt.Errorf("%d and %d entries", u, r)
+		}
+		return nil
+	})
+	settled(t, a, b, 1)
+	if _, n, err = neighbor(a.book); err != nil || n.Payments[0].Tx != first.Tx || n.Payments[0].Nonce != first.Nonce {
+		t.Errorf("payment was %+v, is %+v, %v; want the same transaction", first, n.Payments, err)
+	}
+	if got := c.balance(b.earning); got.Cmp(big.NewInt(1e16)) != 0 {
+		t.Errorf("b holds %s, want 1e16", got)
+	}
+	verified(t, dir, 1, 2)
+}
+
+// TestDeepForkLosesNonce: on the new branch the nonce goes to another transaction.
+// The debt is one again, a human is told, and then it is paid once.
+func TestDeepForkLosesNonce(t *testing.T) {
+	c := startChain(t)
+	dir := t.TempDir()
+	a, b, p := pair(t, c, c.url, func(s *setup) { s.dir = dir })
+	c.fund(a.wallet.Address(), ether(1), ether(1))
+	c.commit(3)
+	p.use(billing.WePay, 10, mega)
+	before := c.head()
+	settle(t, a.book)
+	eventually(t, "the payment is final", func() error {
+		c.commit(1)
+		_, n, err := neighbor(a.book)
+		if err == nil && n.Payments[0].State != "final" {
+			err = fmt.Errorf("payment %+v", n.Payments[0])
+		}
+		return err
+	})
+	settled(t, a, b, 1)
+	_, n, err := neighbor(a.book)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.setHead(before)
+	self := a.wallet.Address()
+	c.mined(c.sendAt(walletKey(t, filepath.Join(dir, "wallet1")), n.Payments[0].Nonce, 500, &self, nil, nil))
+	stop := c.mine()
+	defer stop()
+	eventually(t, "the debt is back, and the alarm", func() error {
+		r, n, err := neighbor(a.book)
+		if err == nil && (n.Payments[0].State != "superseded" || n.WeOwe != 10_000_000 || !strings.Contains(strings.Join(r.Problems, "\n"), "used by another program")) {
+			err = fmt.Errorf("payments %+v, owed %v, problems %q", n.Payments, n.WeOwe, r.Problems)
+		}
+		return err
+	})
+	if err := a.book.Acknowledge(context.Background(), n.Payments[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, a.book)
+	eventually(t, "it is paid, once", func() error {
+		_, na, err := neighbor(a.book)
+		_, nb, err2 := neighbor(b.book)
+		if err = errors.Join(err, err2); err == nil && (na.WeOwe+na.InTransit+nb.TheyOwe != 0) {
+			err = fmt.Errorf("a owes %v, %v in transit; b is owed %v", na.WeOwe, na.InTransit, nb.TheyOwe)
+		}
+		return err
+	})
+	if got := c.balance(b.earning); got.Cmp(big.NewInt(1e16)) != 0 {
+		t.Errorf("b holds %s, want 1e16", got)
+	}
+	verified(t, dir, 1, 2)
+}
+
+// TestDeepForkOfVouchers: the cashing of a voucher leaves the chain after both
+// have believed it. It is sent again, and cashed once.
+func TestDeepForkOfVouchers(t *testing.T) {
+	c := startChain(t)
+	at := c.deployHub()
+	dir := t.TempDir()
+	a, b, p := pair(t, c, c.url, func(s *setup) {
+		s.dir, s.channels = dir, channelsOn(at)
+		s.channels.CashAbove = 15_000_000 // the second voucher makes it due
+	})
+	c.fund(a.wallet.Address(), ether(1), ether(1))
+	c.fund(b.wallet.Address(), ether(1), new(big.Int))
+	stop := c.mineEvery(25 * time.Millisecond)
+	defer func() { stop() }()
+	p.use(billing.WePay, 10, mega)
+	eventually(t, "b holds a voucher", func() error {
+		ch, err := channel(b, false)
+		if err == nil && ch.Vouchers != 10_000_000 {
+			err = fmt.Errorf("%+v", ch)
+		}
+		return err
+	})
+	stop()
+	before := c.head()
+	stop = c.mineEvery(25 * time.Millisecond)
+	p.use(billing.WePay, 10, mega)
+	cashed(t, a, b, 20_000_000)
+	stop()
+	c.setHead(before)
+	if got := c.balance(b.earning); got.Sign() != 0 {
+		t.Fatalf("b holds %s on the shorter chain, want nothing", got)
+	}
+	stop = c.mineEvery(25 * time.Millisecond)
+	eventually(t, "it is cashed again", func() error {
+		if booked(t, dir, 2, "cashed") < 3 { // there, gone, and there
+			return errors.New("b has not noticed")
+		}
+		return isCashed(a, b, 20_000_000)
+	})
+	if got := c.balance(b.earning); got.Cmp(big.NewInt(2e16)) != 0 {
+		t.Errorf("b holds %s, want 2e16", got)
+	}
+	verified(t, dir, 1, 2)
+}

@@ -1,0 +1,82 @@
+package billing
+
+import (
+	"math/big"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"cuttle/billing/evm"
+)
+
+// TestUndone walks a payment through every way to be done and not done again; the
+// ledger fits together after each step.
+func TestUndone(t *testing.T) {
+	clock := newClocked()
+	var cfg Config
+	clock.config(filepath.Join(t.TempDir(), "ledger.db"))(&cfg)
+	cfg.Self = testID(1)
+	b, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	wallet, total := evm.Address{7}, Owed(1000, 1)
+	p := debt(t, b, testID(2), WePay, 1000)
+	if err := b.ledger.plan(t.Context(), p, wallet, evm.Address{8}, total, big.NewInt(1)); err != nil {
+		t.Fatal(err)
+	}
+	j := &journal{b.ledger, wallet}
+	if err := j.Sign(t.Context(), 1, 0, evm.Attempt{Hash: evm.Hash{1}, Raw: []byte{1}, TipCap: big.NewInt(1), FeeCap: big.NewInt(1), At: time.Unix(1, 0)}); err != nil {
+		t.Fatal(err)
+	}
+	in := func(block uint64, fork byte) evm.Inclusion {
+		return evm.Inclusion{Tx: evm.Hash{1}, Block: evm.Mark{Number: block, Hash: evm.Hash{fork, 1}}, Success: true, GasUsed: 30_000, GasPrice: uint64(fork) * unitsInCoin}
+	}
+	for i, step := range []struct {
+		to      evm.State
+		in      evm.Inclusion
+		owed    Amount
+		transit Amount
+		paid    Amount
+		fees    Amount
+	}{
+		{evm.Sent, evm.Inclusion{}, 0, total, 0, 0},
+		{evm.Mined, in(10, 1), 0, total, 0, 0},
+		{evm.Final, in(10, 1), 0, 0, total, 30_000},
+		{evm.Sent, evm.Inclusion{}, 0, total, 0, 0}, // the fork
+		{evm.Mined, in(11, 2), 0, total, 0, 0},
+		{evm.Final, in(11, 2), 0, 0, total, 60_000},
+		{evm.Mined, in(12, 3), 0, total, 0, 0},
+		{evm.Reverted, in(12, 3), total, 0, 0, 90_000},
+		{evm.Sent, evm.Inclusion{}, 0, total, 0, 0},
+		{evm.Mined, in(13, 1), 0, total, 0, 0},
+		{evm.Reverted, in(13, 1), total, 0, 0, 30_000},
+		{evm.Mined, in(14, 1), 0, total, 0, 0},
+		{evm.Final, in(14, 1), 0, 0, total, 30_000},
+		{evm.Sent, evm.Inclusion{}, 0, total, 0, 0},
+		{evm.Superseded, evm.Inclusion{}, total, 0, 0, 0},
+	} {
+		if err := j.Mark(t.Context(), 1, step.to, step.in); err != nil {
+			t.Fatalf("step %d, %s: %v", i, step.to, err)
+		}
+		s := sums(t, b)
+		if s[accPayable] != -step.owed || s[accTransit] != -step.transit || s[accPaid] != -step.paid || s[accFees] != step.fees || Amount(p.payable.Load()) != step.owed {
+			t.Errorf("step %d, %s: %v, want owed %v, in transit %v, paid %v, fees %v", i, step.to, s, step.owed, step.transit, step.paid, step.fees)
+		}
+		if err := b.ledger.update(t.Context(), func(x *tx) error { return x.check() }); err != nil {
+			t.Errorf("step %d, %s: %v", i, step.to, err)
+		}
+		done, err := j.Settled(t.Context(), 11)
+		if want := (step.to == evm.Final || step.to == evm.Reverted) && step.in.Block.Number >= 11; err != nil || (len(done) == 1) != want {
+			t.Errorf("step %d, %s: %d are watched, %v", i, step.to, len(done), err)
+		}
+	}
+	if err := j.Mark(t.Context(), 1, evm.Sent, evm.Inclusion{}); err == nil {
+		t.Error("a superseded payment is sent again")
+	}
+}
