@@ -170,7 +170,7 @@ type sighting struct {
 // the token's code and what a wallet holds there. With one endpoint, or within a
 // minute of the last time, it asks nothing.
 func (c *Client) Compare(ctx context.Context, confirmations uint64, wallet Address) error {
-	if len(c.ends) < 2 || time.Since(c.compared) < compareEvery {
+	if len(c.ends) < 2 || time.Since(time.Unix(0, c.compared.Load())) < compareEvery {
 		return nil
 	}
 	at, err := c.reach(ctx, confirmations)
@@ -183,7 +183,7 @@ func (c *Client) Compare(ctx context.Context, confirmations uint64, wallet Addre
 	if errors.Is(err, ErrDisagree) {
 		return err
 	}
-	c.compared = time.Now()
+	c.compared.Store(time.Now().UnixNano())
 	return nil
 }
 

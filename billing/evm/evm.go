@@ -106,7 +106,7 @@ type Client struct {
 	ends     []*endpoint
 
 	decimals atomic.Uint32 // of the token, once Check has read them
-	compared time.Time     // by Compare's caller alone
+	compared atomic.Int64  // when Compare has last asked, Unix nanoseconds
 }
 
 type endpoint struct {
