@@ -70,7 +70,7 @@ func (w *world) open(state string, probes []probe) {
 	w.t.Helper()
 	from := w.wire.now()
 	missing := probes
-	for round, sent := 0, time.Now(); time.Since(sent) < 15*time.Second && len(missing) > 0; round++ {
+	for round, sent := 0, time.Now(); time.Since(sent) < patience && len(missing) > 0; round++ {
 		if round%7 == 0 {
 			sendAll(missing)
 		}
@@ -221,11 +221,11 @@ func (w *world) locked(probes []probe) {
 	w.open("daemon ended", probes)
 }
 
-// burst sends the quick probes every 20 ms until stop is called, which gives
-// the number of rounds and the longest pause between two.
-func (w *world) burst() (stop func() (rounds int, gap time.Duration)) {
+// burst sends those of the probes that are quick every 20 ms until stop is called,
+// which gives the number of rounds and the longest pause between two.
+func burst(all []probe) (stop func() (rounds int, gap time.Duration)) {
 	var probes []probe
-	for _, p := range append(catalogue(), w.outsideProbes()...) {
+	for _, p := range all {
 		if p.quick {
 			probes = append(probes, p)
 		}
@@ -263,7 +263,7 @@ func TestTransitionsLeakNothing(t *testing.T) {
 	w := newWorld(t)
 	w.advertise()
 	w.start()
-	stop := w.burst()
+	stop := burst(append(catalogue(), w.outsideProbes()...))
 	w.eventually("the burst", func() bool { return w.wire.now() > 100 })
 	w.up()
 	w.await(control.StateConnecting, control.StateUp)

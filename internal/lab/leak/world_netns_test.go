@@ -133,17 +133,7 @@ func (w *world) advertise() {
 		if err != nil {
 			return err
 		}
-		fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		from := &unix.SockaddrInet6{Addr: netip.MustParseAddr(routerLink).As16(), ZoneId: uint32(link.Index)}
-		ra := []byte{134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0}
-		ra = append(ra, append([]byte{1, 1}, link.HardwareAddr...)...)
-		return errors.Join(unix.Bind(fd, from), unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255),
-			unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, link.Index),
-			unix.Sendto(fd, ra, 0, &unix.SockaddrInet6{Addr: netip.MustParseAddr("ff02::1").As16(), ZoneId: uint32(link.Index)}))
+		return sendAdvertisement(link, netip.MustParseAddr(routerLink), nil)
 	})
 	w.eventually("a route by the router advertisement", func() bool {
 		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
@@ -157,17 +147,36 @@ func (w *world) advertise() {
 	})
 }
 
+// sendAdvertisement sends a router advertisement with these options to everybody
+// on a link.
+func sendAdvertisement(link *net.Interface, from netip.Addr, options []byte) (err error) {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unix.Close(fd)) }()
+	ra := []byte{134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0}
+	ra = append(append(ra, append([]byte{1, 1}, link.HardwareAddr...)...), options...)
+	return errors.Join(unix.Bind(fd, &unix.SockaddrInet6{Addr: from.As16(), ZoneId: uint32(link.Index)}),
+		unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255),
+		unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, link.Index),
+		unix.Sendto(fd, ra, 0, &unix.SockaddrInet6{Addr: netip.MustParseAddr("ff02::1").As16(), ZoneId: uint32(link.Index)}))
+}
+
 // forgetAdvertised removes the route, so that the next advertisement is news.
 func (w *world) forgetAdvertised() {
 	w.t.Helper()
 	w.must(netlink.RouteDel(&netlink.Route{Dst: everything6(), Gw: net.ParseIP(routerLink), LinkIndex: phys(), Table: unix.RT_TABLE_MAIN}))
 }
 
+// patience bounds every wait for what has to come, on a slow machine.
+const patience = time.Minute
+
 func (w *world) eventually(what string, holds func() bool) {
 	w.t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(20 * time.Second); !holds(); <-tick.C {
+	for deadline := time.Now().Add(patience); !holds(); <-tick.C {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("waited in vain for %s", what)
 		}
