@@ -177,6 +177,9 @@ func (c *Config) routerSteps(host Host) []Step {
 		set(r.Device, "net/ipv6/conf/"+r.Device+"/disable_ipv6", "0")
 		set(r.Device, "net/ipv6/conf/"+r.Device+"/accept_ra", "0")
 		if host.ForceForwarding {
+			// Hosts give up a router that answers them as no router would (RFC 4861
+			// section 7.2.5).
+			set(r.Device, "net/ipv6/conf/"+r.Device+"/forwarding", "1")
 			for _, d := range devices {
 				set(d, "net/ipv6/conf/"+d+"/force_forwarding", "1")
 			}

@@ -1,0 +1,65 @@
+package hostnet
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Times of asking for a neighbor.
+const (
+	neighborTime  = time.Second
+	neighborPause = 10 * time.Millisecond
+)
+
+var errNoNeighbor = errors.New("no neighbor has this address")
+
+// HardwareAddress tells which MAC address, in lower case with colons, the neighbor
+// with an address has at an interface. If the kernel does not know it asks the
+// network (ARP, neighbor solicitation), for a second at most. It needs CAP_NET_ADMIN.
+func HardwareAddress(device string, a netip.Addr) (string, error) {
+	link, err := linkByName(device)
+	if err != nil {
+		return "", fmt.Errorf("find neighbor: %w", err)
+	}
+	index, fam := link.Attrs().Index, netlink.FAMILY_V4
+	if a.Is6() {
+		fam = netlink.FAMILY_V6
+	}
+	mac, err := knownNeighbor(index, fam, a)
+	if !errors.Is(err, errNoNeighbor) {
+		return mac, err
+	}
+	// With this flag the kernel resolves the entry as if there were a packet for it.
+	err = netlink.NeighSet(&netlink.Neigh{LinkIndex: index, Family: fam, IP: a.AsSlice(), State: netlink.NUD_NONE, Flags: netlink.NTF_USE})
+	if err != nil {
+		return "", fmt.Errorf("ask for neighbor: %w", err)
+	}
+	tick := time.NewTicker(neighborPause)
+	defer tick.Stop()
+	for deadline := time.Now().Add(neighborTime); time.Now().Before(deadline); <-tick.C {
+		if mac, err = knownNeighbor(index, fam, a); !errors.Is(err, errNoNeighbor) {
+			break
+		}
+	}
+	return mac, err
+}
+
+// knownNeighbor looks into the kernel's table.
+func knownNeighbor(index, fam int, a netip.Addr) (string, error) {
+	list, err := netlink.NeighList(index, fam)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return "", fmt.Errorf("list neighbors: %w", err)
+	}
+	const resolved = netlink.NUD_REACHABLE | netlink.NUD_STALE | netlink.NUD_DELAY | netlink.NUD_PROBE | netlink.NUD_PERMANENT
+	for _, n := range list {
+		if ip, ok := netip.AddrFromSlice(n.IP); ok && ip.Unmap() == a && n.State&resolved != 0 && n.Type != unix.RTN_LOCAL && len(n.HardwareAddr) == 6 {
+			return n.HardwareAddr.String(), nil
+		}
+	}
+	return "", errNoNeighbor
+}
