@@ -78,7 +78,7 @@ type Pool struct {
 	ratings ratings
 	known   map[Key]bool // keys that have had a circuit; forgotten when there are too many
 	sampled time.Time
-	beside  *wire.NodeID  // an exit that deserves another circuit; nil: none
+	beside  *beside       // what another circuit is deserved by; nil: nothing
 	changed chan struct{} // closed and replaced when a circuit is added
 	stopped bool
 
@@ -186,8 +186,8 @@ func (p *Pool) Run(ctx context.Context) error {
 			p.build(ctx)
 			continue
 		}
-		if exit, ok := p.another(now); ok {
-			p.buildBeside(ctx, exit)
+		if b, ok := p.another(now); ok {
+			p.buildBeside(ctx, b)
 			continue
 		}
 		p.sleep(ctx, now)

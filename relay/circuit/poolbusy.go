@@ -33,6 +33,7 @@ func (p *Pool) quiet(m *member, w *Want, now time.Time) *member {
 			continue
 		}
 		switch {
+		case o.c.turn.wished && o.c.turn.key != m.c.turn.key:
 		case o.c.turn.used.IsZero():
 			spare = o
 		case o.c.turn.key != m.c.turn.key || o.c.turn.detour != m.c.turn.detour || o.c.turn.brief != w.Brief:
@@ -49,12 +50,15 @@ func (p *Pool) quiet(m *member, w *Want, now time.Time) *member {
 	case number >= mostToExit:
 		return m
 	case spare != nil:
-		spare.c.turn = turn{m.c.turn.key, now, p.era, m.c.turn.detour, w.Brief}
+		spare.c.turn = m.c.turn
+		spare.c.turn.used, spare.c.turn.era, spare.c.turn.brief = now, p.era, w.Brief
 		p.wake() // its place is to be taken
 		return spare
 	case p.cfg.ChooseTo != nil:
-		exit := m.exit.ID
-		p.beside = &exit
+		p.beside = &beside{m.exit.ID, turn{wished: m.c.turn.wished}}
+		if m.c.turn.wished {
+			p.beside.turn.key = m.c.turn.key
+		}
 		p.wake()
 	}
 	return m
@@ -62,23 +66,29 @@ func (p *Pool) quiet(m *member, w *Want, now time.Time) *member {
 
 // another says to which exit Run shall build a circuit because all others to it
 // are busy.
-func (p *Pool) another(now time.Time) (exit wire.NodeID, ok bool) {
+func (p *Pool) another(now time.Time) (b beside, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.beside == nil || now.Before(p.retry) || len(p.members)+p.demands >= p.cfg.Most || !p.builds.take(now) {
-		return exit, false
+		return b, false
 	}
-	exit, p.beside = *p.beside, nil
-	return exit, true
+	b, p.beside = *p.beside, nil
+	return b, true
+}
+
+// beside is a circuit that an exit deserves, and who it is for.
+type beside struct {
+	exit wire.NodeID
+	turn turn
 }
 
 // buildBeside makes one circuit to an exit that is in use. A failure costs
 // nothing: the others are there.
-func (p *Pool) buildBeside(ctx context.Context, exit wire.NodeID) {
+func (p *Pool) buildBeside(ctx context.Context, b beside) {
 	p.mu.Lock()
 	begun := p.renewed
 	p.mu.Unlock()
-	path, err := p.chooseTo(exit, nil, false)
+	path, err := p.chooseTo(b.exit, nil, false)
 	var c *Circuit
 	if err == nil {
 		c, err = p.cfg.Build(ctx, path)
@@ -94,5 +104,6 @@ func (p *Pool) buildBeside(ctx context.Context, exit wire.NodeID) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	c.turn = b.turn
 	p.add(&member{c: c, exit: path[len(path)-1], old: p.renewed != begun})
 }

@@ -73,7 +73,7 @@ func (p *Pool) claim(lost *Circuit, most int) *Circuit {
 	defer p.mu.Unlock()
 	var best *member
 	for _, m := range p.members {
-		if !m.c.turn.used.IsZero() || m.old || !alive(m.c) || m.c.Exit() != lost.Exit() {
+		if m.c.turn.wished && m.c.turn.key != lost.turn.key || !m.c.turn.used.IsZero() || m.old || !alive(m.c) || m.c.Exit() != lost.Exit() {
 			continue
 		}
 		if n := sharedRelays(m.c, lost); n <= most {

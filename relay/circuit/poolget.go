@@ -39,6 +39,12 @@ func (p *Pool) Get(ctx context.Context, w Want) (*Circuit, error) {
 			case err == nil:
 			case refused < toAgain && ctx.Err() == nil && errors.As(err, &at) && at.Reason != 0:
 				refused++ // it came fast, and names who is to be avoided
+			case len(w.Exits) > 0 && errors.Is(err, netmap.ErrNoGuard):
+				select { // nobody has a circuit then
+				case <-time.After(demandPause):
+				case <-ctx.Done():
+					return nil, fmt.Errorf("get circuit: %w (%w)", err, ctx.Err())
+				}
 			default:
 				return nil, fmt.Errorf("get circuit: %w", err)
 			}
@@ -72,13 +78,14 @@ func (p *Pool) take(now time.Time, w *Want) (c *Circuit, changed <-chan struct{}
 	}
 	best, spares, unfit := p.find(now, w)
 	if best == nil {
-		if best = p.ratings.draw(spares); best != nil {
-			best.c.turn = turn{w.Key, now, p.era, len(w.Not) > 0, false}
+		best = p.ratings.draw(spares)
+	}
+	if best != nil {
+		if best.c.turn.used.IsZero() {
+			best.c.turn = turn{key: w.Key, used: now, era: p.era, detour: len(w.Not) > 0, wished: len(w.Exits) > 0}
 			p.met(w.Key)
 			p.wake() // its retirement is to be planned, and its place to be taken
 		}
-	}
-	if best != nil {
 		best = p.quiet(best, w, now)
 		best.c.users.Add(1)
 		return best.c, nil, false, nil
@@ -89,7 +96,7 @@ func (p *Pool) take(now time.Time, w *Want) (c *Circuit, changed <-chan struct{}
 		return nil, p.changed, false, nil
 	}
 	p.wake()
-	if !w.plain() && p.cfg.ChooseFor != nil && (unfit || p.failure == nil && !p.short(now)) && p.demands < demandMost && p.builds.take(now) {
+	if !w.plain() && p.cfg.ChooseFor != nil && (unfit || len(w.Exits) > 0 || p.failure == nil && !p.short(now)) && p.demands < demandMost && p.builds.take(now) {
 		p.demands++
 		return nil, nil, true, nil
 	}
@@ -97,10 +104,11 @@ func (p *Pool) take(now time.Time, w *Want) (c *Circuit, changed <-chan struct{}
 	return nil, p.changed, false, nil
 }
 
-// find looks for the circuit that the want's key uses, oldest first, and for
-// those nobody has used. unfit tells that there are circuits ready, but none that
+// find looks for the circuit that the want's key uses, oldest first, or that was built
+// for it, and for those nobody has used. unfit tells that there are circuits ready, but none that
 // serves it. Called with mu held.
 func (p *Pool) find(now time.Time, w *Want) (best *member, spares []*member, unfit bool) {
+	var made *member
 	for _, m := range p.members {
 		if m.claimed || !p.usable(m, now) {
 			continue
@@ -108,14 +116,22 @@ func (p *Pool) find(now time.Time, w *Want) (best *member, spares []*member, unf
 		t := &m.c.turn
 		unused := t.used.IsZero()
 		switch {
+		case t.wished && t.key != w.Key:
 		case !w.fits(m.exit):
 			unfit = unfit || unused
 		case t.detour && len(w.Not) == 0 || t.brief:
+		case unused && t.wished:
+			made = m
+		case unused && !w.best(m.exit):
+			unfit = true
 		case unused:
 			spares = append(spares, m)
 		case t.key == w.Key && (best == nil || t.used.Before(best.c.turn.used)):
 			best = m
 		}
+	}
+	if best == nil {
+		best = made
 	}
 	return best, spares, unfit && len(spares) == 0
 }
@@ -170,7 +186,7 @@ func (p *Pool) short(now time.Time) bool {
 	for _, m := range p.members {
 		if p.usable(m, now) {
 			usable++
-			if m.c.turn.used.IsZero() {
+			if m.c.turn.used.IsZero() && !m.c.turn.wished {
 				unused++
 			}
 		}
@@ -212,6 +228,9 @@ func (p *Pool) buildFor(ctx context.Context, w Want) error {
 		return ErrClosed
 	}
 	c.turn.detour = len(w.Not) > 0
+	if len(w.Exits) > 0 {
+		c.turn.key, c.turn.wished = w.Key, true
+	}
 	p.add(&member{c: c, exit: path[len(path)-1], old: p.renewed != begun})
 	return nil
 }

@@ -43,21 +43,29 @@ type turn struct {
 	era    int       // of the pool then, see Renew
 	detour bool      // got for flows that other exits would not do for: for such only
 	brief  bool      // for brief flows only, see Want.Brief
+	wished bool      // to an exit that flows of its key wish for: for them only, also before its first use
 }
 
 // Want says which circuits will do for a flow.
 type Want struct {
 	Key      Key
-	Families netmap.Families // the exit's record must name them all
-	Port     uint16          // the exit's record must let it out; 0: any
-	Not      []wire.NodeID   // exits that will not do, e.g. since the destination refuses them
-	Brief    bool            // little is carried and somebody waits for it: while the key's circuit carries bulk, one that never does is used
+	Families netmap.Families   // the exit's record must name them all
+	Port     uint16            // the exit's record must let it out; 0: any
+	Not      []wire.NodeID     // exits that will not do, e.g. since the destination refuses them
+	Exits    []netmap.ExitWish // in order of preference, instead of what the pool chooses; such flows share circuits with their key only. none: any exit of the pool's
+	Brief    bool              // little is carried and somebody waits for it: while the key's circuit carries bulk, one that never does is used
 }
 
 // fits tells whether the exit serves the want.
 func (w *Want) fits(exit *netmap.Record) bool {
-	return exit.Families&w.Families == w.Families && (w.Port == 0 || exit.Accepts(w.Port)) && !slices.Contains(w.Not, exit.ID)
+	return exit.Families&w.Families == w.Families && (w.Port == 0 || exit.Accepts(w.Port)) && !slices.Contains(w.Not, exit.ID) &&
+		(len(w.Exits) == 0 || slices.ContainsFunc(w.Exits, func(e netmap.ExitWish) bool { return e.Matches(exit) }))
 }
 
+// best tells whether no other exit would be preferred to one that fits.
+func (w *Want) best(exit *netmap.Record) bool { return len(w.Exits) == 0 || w.Exits[0].Matches(exit) }
+
 // plain tells whether every exit serves the want.
-func (w *Want) plain() bool { return w.Families == 0 && w.Port == 0 && len(w.Not) == 0 }
+func (w *Want) plain() bool {
+	return w.Families == 0 && w.Port == 0 && len(w.Not) == 0 && len(w.Exits) == 0
+}

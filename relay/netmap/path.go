@@ -18,7 +18,9 @@ type ExitWish struct {
 	Country string // as in Record
 }
 
-func (w ExitWish) matches(r *Record) bool {
+// Matches tells whether a node's record is what is wished for. That it is an exit is
+// not looked at.
+func (w ExitWish) Matches(r *Record) bool {
 	return (w.ID.IsZero() || w.ID == r.ID) && (w.Country == "" || w.Country == r.Country)
 }
 
@@ -165,7 +167,7 @@ type node struct {
 func (n *node) serves(w ExitWish, c Constraints) bool {
 	r := n.record
 	return r.Roles&Exit != 0 && r.Families&c.Families == c.Families && (c.Port == 0 || r.Accepts(c.Port)) &&
-		!slices.Contains(c.NotExits, r.ID) && w.matches(r)
+		!slices.Contains(c.NotExits, r.ID) && w.Matches(r)
 }
 
 // graph is the part of the map that the constraints leave.
