@@ -160,6 +160,9 @@ func (p *page) host(verb string, h control.HostStatus) {
 		p.line("Router of the network behind %s (%s)", h.Router.LAN, strings.Join(h.Router.Addresses, ", "))
 		for _, d := range h.Router.Devices {
 			p.line("  %-17s  %-15s  %-8s  %-10s  %s", d.MAC, orDash(d.Address), d.Policy, orDash(strings.Join(d.Exit, ",")), d.Name)
+			if d.Problem != "" {
+				p.line("    refused: %s", d.Problem)
+			}
 		}
 	}
 }

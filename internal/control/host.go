@@ -69,7 +69,8 @@ type Device struct {
 	Name    string   `json:"name"`    // what it calls itself, or the operator
 	Address string   `json:"address"` // its lease, "" when it has none
 	Policy  Policy   `json:"policy"`
-	Exit    []string `json:"exit"` // wanted exits, as client.exit; empty: this machine's
+	Exit    []string `json:"exit"`    // wanted exits, as client.exit; empty: this machine's
+	Problem string   `json:"problem"` // why what it sends is refused at present, "" when it is not; told only
 }
 
 // Policy is what is done with a device's traffic.

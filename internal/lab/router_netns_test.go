@@ -22,7 +22,7 @@ import (
 // of them blocked for a while, and nothing get past a router whose daemon is dead.
 func TestRouter(t *testing.T) {
 	o := options(t)
-	o.Router = true
+	o.Router, o.Nodes, o.Exits = true, 5, 2
 	l := up(t, o)
 	ctx := t.Context()
 	if err := l.Lease(ctx); err != nil {
@@ -73,7 +73,69 @@ func TestRouter(t *testing.T) {
 	policy("host2", control.PolicyTunnel)
 	exits("host2", "http://"+WebName+"/ip")
 
+	deviceExits(t, l, c)
 	routerDead(t, l)
+}
+
+// deviceExits has each host leave at an exit of its own, change it, and be refused
+// when there is none.
+func deviceExits(t *testing.T, l *Lab, c *control.Client) {
+	t.Helper()
+	wish := func(host string, exits ...string) control.Device {
+		t.Helper()
+		d := leases(t, c)[hostAddress(t, l, host)]
+		d.Policy, d.Exit = control.PolicyTunnel, exits
+		if _, err := c.SetDevice(t.Context(), d); err != nil {
+			t.Fatalf("%s shall leave at %q: %v", host, exits, err)
+		}
+		return leases(t, c)[hostAddress(t, l, host)]
+	}
+	leaves := func(host, exit string) {
+		t.Helper()
+		n, _ := l.plan.Node(exit)
+		for _, name := range []string{"v4.lab", "v6.lab"} {
+			seen, err := get(t, l, host, "http://"+name+"/ip")
+			if a, parsed := netip.ParseAddr(seen); err != nil || parsed != nil || !slices.Contains(n.Hosts(), a) {
+				t.Errorf("from %s by %s the server sees %q, %v; want %s (%v)", host, name, seen, err, exit, n.Hosts())
+			}
+		}
+	}
+	n4, n5 := l.state.Keys["n4"], l.state.Keys["n5"]
+	for _, turn := range [][2]string{{"n4", "n5"}, {"n5", "n5"}} {
+		for i, host := range []string{"host1", "host2"} {
+			if d := wish(host, l.state.Keys[turn[i]]); d.Problem != "" {
+				t.Errorf("%s cannot leave at %s: %s", host, turn[i], d.Problem)
+			}
+		}
+		leaves("host1", turn[0])
+		leaves("host2", turn[1])
+	}
+	wish("host1", "QQ", n4, n5)
+	leaves("host1", "n4")
+
+	if d := wish("host2", "QQ"); !strings.Contains(d.Problem, "no exit matches") {
+		t.Errorf("a device whose exit is not there has the problem %q", d.Problem)
+	}
+	if _, err := get(t, l, "host2", "http://"+webV4.String()+"/ip"); err == nil || !strings.Contains(err.Error(), "no route to host") {
+		t.Errorf("a device whose exit is not there: %v, want it refused at once", err)
+	}
+	if _, err := get(t, l, "host2", "http://"+WebName+"/ip"); err == nil {
+		t.Error("a device whose exit is not there gets through by name")
+	}
+	st, err := c.Status(t.Context())
+	if err != nil || !slices.ContainsFunc(st.Problems, func(p control.Problem) bool { return strings.Contains(p.Text, "1 of the LAN's devices") }) {
+		t.Errorf("status tells %+v (%v), want that a device is refused", st.Problems, err)
+	}
+	leaves("host1", "n4")
+	wish("host1")
+	if d := wish("host2"); d.Problem != "" {
+		t.Errorf("a device without a wish has the problem %q", d.Problem)
+	}
+	for _, host := range []string{"host1", "host2"} {
+		if seen, err := get(t, l, host, "http://"+WebName+"/ip"); err != nil || !exitAddress(l.plan, seen) {
+			t.Errorf("from %s, which wishes nothing any more, the server sees %q, %v", host, seen, err)
+		}
+	}
 }
 
 // routerDead kills the daemon and wants the hosts cut off and nothing on the wire.

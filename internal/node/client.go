@@ -72,7 +72,7 @@ func newClient(cfg *config.Config, self wire.NodeID, m *netmap.Map, nb *neighbor
 		onward: newOnward(cfg.Client), log: log, wish: make(chan bool, 1), state: control.StateOff, since: time.Now(),
 		rng: rand.New(rand.NewChaCha8(seed)),
 	}
-	c.onward.other = c.other
+	c.onward.other, c.onward.device = c.other, h.wishOf
 	return c, nil
 }
 

@@ -45,6 +45,7 @@ type hold struct {
 
 	wake      chan struct{} // capacity 1: something waits
 	lanServer atomic.Pointer[lan.Server]
+	neighbors neighbors
 	turn      sync.Mutex // one change at a time; taken before mu
 
 	mu        sync.Mutex // guards the fields below and turning the lock

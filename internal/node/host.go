@@ -317,7 +317,16 @@ var _ control.Host = (*Node)(nil)
 
 // Host tells what goes past the tunnel, and about the LAN.
 func (n *Node) Host() control.HostStatus {
-	h := n.client.hold
+	s := n.client.hold.status()
+	for i, d := range s.Router.Devices {
+		if d.Policy != control.PolicyBlocked {
+			s.Router.Devices[i].Problem = n.client.wishProblem(d.Exit)
+		}
+	}
+	return s
+}
+
+func (h *hold) status() control.HostStatus {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := control.HostStatus{LAN: h.lanOn(), Split: control.SplitStatus{Mode: h.cfg.Split.Mode, Users: h.cfg.Split.Users, Cgroups: slices.Clone(h.cfg.Split.Cgroups)}}

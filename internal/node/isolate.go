@@ -56,6 +56,22 @@ func (i *isolation) key(f stack.Flow, by protocol, names bool) (k circuit.Key) {
 			b = append(b, '?') // another machine's, or its program has gone: such flows share with each other only
 		}
 	}
+	b = i.toDestination(b, f, names)
+	if len(b) == 0 {
+		return k
+	}
+	return i.hash(b)
+}
+
+// deviceKey is that of a flow of a device with paths of its own, whatever the policy
+// says and whichever of its addresses the flow comes from. wish is what it wants, so
+// that another wish takes other circuits.
+func (i *isolation) deviceKey(f stack.Flow, device, wish string, names bool) circuit.Key {
+	b := append(append([]byte("m"+device), 0), wish...)
+	return i.hash(i.toDestination(append(b, 0), f, names))
+}
+
+func (i *isolation) toDestination(b []byte, f stack.Flow, names bool) []byte {
 	switch {
 	case i.destination && names:
 		b = append(b, 'n')
@@ -63,9 +79,10 @@ func (i *isolation) key(f stack.Flow, by protocol, names bool) (k circuit.Key) {
 		a := site(f.Dst().Addr())
 		b = append(append(b, 'h'), a[:]...)
 	}
-	if len(b) == 0 {
-		return k
-	}
+	return b
+}
+
+func (i *isolation) hash(b []byte) (k circuit.Key) {
 	h := hmac.New(sha256.New, i.secret[:])
 	h.Write(b)
 	copy(k[:], h.Sum(nil))

@@ -143,7 +143,11 @@ func TestRefusedElsewhere(t *testing.T) {
 		nw.nodes["c"].client.pool.Renew(true)
 	}
 	x1 := nw.nodes["x1"].id.ID
-	key := o.want(flowTo(ln.Addr().String()), ownerTCP).Key
+	w, err := o.want(flowTo(ln.Addr().String()), ownerTCP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := w.Key
 	o.refusals.note(visit{key, netip.MustParseAddr("127.0.0.1")}, x1)
 	for range 3 {
 		nw.nodes["c"].client.pool.Renew(true)

@@ -40,6 +40,9 @@ type onward struct {
 	names     *dnscache.Cache // by isolation key; of the time since the client came up or wanted other paths
 	// other tells why no exit can serve a want, nil if one can.
 	other func(w circuit.Want) error
+	// device tells what the device that an address belongs to wants; nil: nothing of its
+	// own. nil: there are no devices.
+	device func(netip.Addr) (*deviceWish, error)
 	// spent tells why flows of this machine are not carried for now; nil: they are. It
 	// is not asked for calls of our own.
 	spent func() error
@@ -204,8 +207,11 @@ func (o *onward) getFor(ctx context.Context, w circuit.Want) (*carried, *circuit
 func (o *onward) stream(ctx context.Context, f stack.Flow) (*stream, error) {
 	var out *stream
 	dst := f.Dst()
-	w := o.want(f, ownerTCP)
-	err := o.each(ctx, w, dst.Addr(), func(ctx context.Context, k *carried, exit wire.NodeID) error {
+	w, err := o.want(f, ownerTCP)
+	if err != nil {
+		return nil, err
+	}
+	err = o.each(ctx, w, dst.Addr(), func(ctx context.Context, k *carried, exit wire.NodeID) error {
 		st, err := k.client.OpenTCP(dst)
 		if err != nil {
 			return err
@@ -274,8 +280,11 @@ func (o *onward) DialEcho(ctx context.Context, f stack.Flow) (stack.PacketConn, 
 func (o *onward) datagrams(ctx context.Context, f stack.Flow, by protocol, dial func(context.Context, *carried) (*session.Flow, error)) (stack.PacketConn, error) {
 	var out *flow
 	dst := f.Dst()
-	w := o.want(f, by)
-	err := o.each(ctx, w, dst.Addr(), func(ctx context.Context, k *carried, exit wire.NodeID) error {
+	w, err := o.want(f, by)
+	if err != nil {
+		return nil, err
+	}
+	err = o.each(ctx, w, dst.Addr(), func(ctx context.Context, k *carried, exit wire.NodeID) error {
 		fl, err := dial(ctx, k)
 		if err != nil {
 			return err
@@ -295,12 +304,16 @@ func (o *onward) Resolve(ctx context.Context, f stack.Flow, query []byte) ([]byt
 	if err := o.allowed(); err != nil {
 		return nil, err
 	}
-	w := circuit.Want{Key: o.isolation.key(f, ownerDNS, true), Brief: true}
+	w, err := o.aim(f, ownerDNS, true)
+	if err != nil {
+		return nil, err
+	}
+	w.Brief = true
 	answer, ticket := o.names.Get(dnscache.Group(w.Key), query, time.Now())
 	if answer != nil {
 		return answer, nil
 	}
-	err := o.each(ctx, w, netip.Addr{}, func(ctx context.Context, k *carried, _ wire.NodeID) error {
+	err = o.each(ctx, w, netip.Addr{}, func(ctx context.Context, k *carried, _ wire.NodeID) error {
 		a, err := k.client.Exchange(ctx, query)
 		if err != nil {
 			return err

@@ -49,7 +49,7 @@ func (n *Node) Status() control.Status {
 	if problem != nil {
 		s.Problems = append(s.Problems, control.Problem{Text: obfs.Scrub(problem).Error(), Hint: hint(state)})
 	}
-	s.Problems = append(s.Problems, n.moneyProblems(problem)...)
+	s.Problems = append(append(s.Problems, n.moneyProblems(problem)...), n.client.deviceProblems(state)...)
 	return s
 }
 

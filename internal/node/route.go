@@ -58,6 +58,9 @@ func (c *client) reroute(hops int, exits []string) error {
 // chooseFor finds a path for a want.
 func (c *client) chooseFor(w circuit.Want, avoid []wire.NodeID) ([]*netmap.Record, error) {
 	r := c.route()
+	if len(w.Exits) > 0 {
+		r.exits = w.Exits
+	}
 	return c.choosePath(r, r.exits, netmap.Constraints{Avoid: avoid, Families: w.Families, Port: w.Port, NotExits: w.Not})
 }
 

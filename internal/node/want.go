@@ -21,9 +21,12 @@ const elsewhereTime = 5 * time.Second
 // want says what kind of circuit a flow needs: its key's, to an exit whose record
 // has the port (which says nothing about private networks) and, if it can be had,
 // the family.
-func (o *onward) want(f stack.Flow, by protocol) circuit.Want {
+func (o *onward) want(f stack.Flow, by protocol) (circuit.Want, error) {
 	dst := f.Dst()
-	w := circuit.Want{Key: o.isolation.key(f, by, false)}
+	w, err := o.aim(f, by, false)
+	if err != nil {
+		return w, err
+	}
 	addr := dst.Addr().Unmap()
 	if addr.IsGlobalUnicast() && !addr.IsPrivate() {
 		w.Port = dst.Port()
@@ -32,7 +35,7 @@ func (o *onward) want(f stack.Flow, by protocol) circuit.Want {
 		w.Families = netmap.IPv6
 	}
 	w.Not = o.refusals.avoid(visit{w.Key, addr})
-	return o.possible(w)
+	return o.possible(w), nil
 }
 
 // possible gives up what can only be preferred, when no exit has it: the exits
@@ -63,7 +66,7 @@ func (o *onward) each(ctx context.Context, w circuit.Want, host netip.Addr, do f
 		switch {
 		case err != nil && said != nil:
 			return onwardError(said)
-		case errors.Is(err, netmap.ErrNoExit) && w.Port != 0:
+		case errors.Is(err, netmap.ErrNoExit) && (w.Port != 0 || len(w.Exits) > 0):
 			return fmt.Errorf("%w: %w", stack.ErrProhibited, err)
 		case err != nil:
 			return fmt.Errorf("%w: %w", stack.ErrTimeout, err)

@@ -1,0 +1,183 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"cuttle/internal/config"
+	"cuttle/internal/control"
+	"cuttle/relay/circuit"
+	"cuttle/relay/netmap"
+	"cuttle/stack"
+	"cuttle/tun/hostnet"
+)
+
+// deviceWish is a device of the LAN that is to leave at exits of its own.
+type deviceWish struct {
+	mac   string
+	wish  string // as it was written
+	exits []netmap.ExitWish
+}
+
+// aim says whose circuits a flow may take, and to which exits. A device whose exits
+// no path leads to is refused: it goes nowhere else instead.
+func (o *onward) aim(f stack.Flow, by protocol, names bool) (circuit.Want, error) {
+	if o.device == nil || !f.Src().IsValid() {
+		return circuit.Want{Key: o.isolation.key(f, by, names)}, nil
+	}
+	d, err := o.device(f.Src().Addr())
+	if err != nil {
+		return circuit.Want{}, err
+	}
+	if d == nil {
+		return circuit.Want{Key: o.isolation.key(f, by, names)}, nil
+	}
+	w := circuit.Want{Key: o.isolation.deviceKey(f, d.mac, d.wish, names), Exits: d.exits}
+	if err := o.unmet(w.Exits); err != nil {
+		return w, fmt.Errorf("%w: %w", stack.ErrProhibited, err)
+	}
+	return w, nil
+}
+
+// unmet tells why no path leads to exits; nil: one does, or none leads anywhere at
+// present, and the flow waits as all do.
+func (o *onward) unmet(exits []netmap.ExitWish) error {
+	if o.other == nil {
+		return nil
+	}
+	err := o.other(circuit.Want{Exits: exits})
+	if errors.Is(err, netmap.ErrNoGuard) {
+		return nil
+	}
+	return err
+}
+
+// wishOf tells which exits the device wants that has an address; nil: this machine's,
+// or it is none of the LAN's.
+func (h *hold) wishOf(a netip.Addr) (*deviceWish, error) {
+	h.mu.Lock()
+	device, all := h.wishes(a.Unmap())
+	h.mu.Unlock()
+	if len(all) == 0 {
+		return nil, nil //nolint:nilnil // nobody wants anything
+	}
+	mac, err := h.neighbors.find(device, a.Unmap())
+	if err != nil {
+		// It cannot be answered either.
+		return nil, fmt.Errorf("%w: which device it is cannot be told: %w", stack.ErrHostUnreachable, err)
+	}
+	d, ok := all[mac]
+	if !ok {
+		return nil, nil //nolint:nilnil // this one wants nothing
+	}
+	exits, err := exitWishes(d.Exit)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", stack.ErrProhibited, err)
+	}
+	return &deviceWish{mac, strings.Join(d.Exit, ","), exits}, nil
+}
+
+// wishes are the devices with exits of their own, by MAC address, if a is an address of
+// the LAN that device leads to. It wants the mutex.
+func (h *hold) wishes(a netip.Addr) (device string, all map[string]config.Device) {
+	device = h.routerOf()
+	if device == "" || !h.cfg.Router.Address.Masked().Contains(a) && !h.choices.Network6.Contains(a) {
+		return "", nil
+	}
+	for mac, d := range h.devices() {
+		if len(d.Exit) > 0 && control.Policy(d.Policy) != control.PolicyBlocked {
+			if all == nil {
+				all = make(map[string]config.Device)
+			}
+			all[mac] = d
+		}
+	}
+	return device, all
+}
+
+// neighborTime is how long a device is taken to have an address, and neighborsMost
+// how many are remembered.
+const (
+	neighborTime  = 5 * time.Second
+	neighborsMost = 1024
+)
+
+// neighbors remembers for a moment which device has which address, so that the kernel
+// is not asked for each flow. Methods may be called by any goroutine.
+type neighbors struct {
+	mu    sync.Mutex // guards known
+	known map[netip.Addr]neighbor
+}
+
+type neighbor struct {
+	mac   string
+	until time.Time
+}
+
+func (n *neighbors) find(device string, a netip.Addr) (string, error) {
+	now := time.Now()
+	n.mu.Lock()
+	k, ok := n.known[a]
+	n.mu.Unlock()
+	if ok && now.Before(k.until) {
+		return k.mac, nil
+	}
+	mac, err := hostnet.HardwareAddress(device, a)
+	if err != nil {
+		return "", err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.known == nil || len(n.known) >= neighborsMost {
+		n.known = make(map[netip.Addr]neighbor)
+	}
+	n.known[a] = neighbor{mac, now.Add(neighborTime)}
+	return mac, nil
+}
+
+// wishProblem tells why a device with these exits is refused at present.
+func (c *client) wishProblem(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	exits, err := exitWishes(names)
+	if err == nil {
+		err = c.onward.unmet(exits)
+	}
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// deviceProblems tells that devices of the LAN are refused, and not which.
+func (c *client) deviceProblems(state control.State) []control.Problem {
+	if state == control.StateOff {
+		return nil
+	}
+	known := make(map[string]bool) // by what is wanted: whether it cannot be had
+	refused := 0
+	c.hold.mu.Lock()
+	_, all := c.hold.wishes(c.cfg.Router.Address.Addr())
+	c.hold.mu.Unlock()
+	for _, d := range all {
+		wish := strings.Join(d.Exit, ",")
+		if _, ok := known[wish]; !ok {
+			known[wish] = c.wishProblem(d.Exit) != ""
+		}
+		if known[wish] {
+			refused++
+		}
+	}
+	if refused == 0 {
+		return nil
+	}
+	return []control.Problem{{
+		Text: fmt.Sprintf("what %d of the LAN's devices send is refused, since no path leads to the exits at which they are to leave", refused),
+		Hint: "`cuttle router` names them and the reason",
+	}}
+}
