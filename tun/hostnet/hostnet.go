@@ -117,9 +117,9 @@ func (a *Applied) Change(p Plan) error {
 		}
 	}
 	if failed != nil {
-		return failed
+		return errors.Join(failed, a.forget(func(record) bool { return false }))
 	}
-	return a.forget(wanted)
+	return a.forget(func(r record) bool { return !wanted[r.Step.target()] })
 }
 
 // carryOut makes the plan's changes. After one that fails those that keep traffic
@@ -169,13 +169,25 @@ func (a *Applied) Closed() bool {
 	return filter || pfs > 0 && pf == pfs || routes > 0 && routed
 }
 
-// forget removes from the journal what has been undone.
-func (a *Applied) forget(wanted map[string]bool) error {
+// forget removes from the journal what has been undone, and all filters but the
+// newest of each kind: undoing that one undoes every other, since each takes the
+// place of the one before. Otherwise each change of what is let through would stay.
+func (a *Applied) forget(undone func(record) bool) error {
 	records, err := a.journal.read()
 	if err != nil {
 		return err
 	}
-	kept := slices.DeleteFunc(slices.Clone(records), func(r record) bool { return !wanted[r.Step.target()] })
+	newest := make(map[Kind]int)
+	for i, r := range records {
+		newest[r.Step.Kind] = i
+	}
+	var kept []record
+	for i, r := range records {
+		old := slices.Contains([]Kind{PacketFilter, EgressFilter, MacFilter}, r.Step.Kind) && newest[r.Step.Kind] != i
+		if !old && !undone(r) {
+			kept = append(kept, r)
+		}
+	}
 	if len(kept) == len(records) {
 		return nil
 	}

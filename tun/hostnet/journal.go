@@ -135,12 +135,18 @@ func (j *journal) replace(records []record) error {
 	if err != nil {
 		return fmt.Errorf("rewrite journal of network changes: %w", err)
 	}
-	fresh := &journal{dir: j.dir, file: f}
+	var all []byte
 	err = lock(f)
 	for _, r := range records {
-		if err == nil {
-			err = fresh.append(r)
-		}
+		b, failed := json.Marshal(r)
+		err = errors.Join(err, failed)
+		all = append(append(all, b...), '\n')
+	}
+	if err == nil {
+		_, err = f.Write(all)
+	}
+	if err == nil {
+		err = f.Sync()
 	}
 	if err == nil {
 		err = os.Rename(path+newSuffix, path)

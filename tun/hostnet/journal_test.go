@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -350,6 +351,84 @@ func TestWatchMends(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestJournalIsBounded changes what is let through very often, with a step that fails
+// now and then, ends the process at some point of each round, and wants a small journal
+// and, in the end, the host as it was.
+func TestJournalIsBounded(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	m := &memory{set: map[string]string{"/etc/resolv.conf": "old", "net/ipv4/conf/all/rp_filter": "1"}, life: -1}
+	before := maps.Clone(m.set)
+	dir := t.TempDir()
+	plan := func(i int) Plan {
+		cfg := Config{Device: "cuttle0", ResolvConf: "/etc/resolv.conf"}
+		for range 1 + i%7 { // sizes differ, too
+			cfg.Listen = append(cfg.Listen, uint16(1000+i))
+		}
+		p, err := NewPlan(cfg, Host{IPv6: true, StrictFilter: true, Filter: true, Egress: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	size := func() int64 {
+		info, err := os.Stat(filepath.Join(dir, journalName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	var a *Applied
+	bound := int64(0)
+	for i := range 200 {
+		var err error
+		if m.fault = ""; i%5 == 4 {
+			m.fault = "ip link set"
+			delete(m.set, "ip link set cuttle0 up")
+		}
+		if a == nil {
+			if a, err = apply(m, dir, plan(i)); a == nil {
+				t.Fatal(err)
+			}
+		} else {
+			m.life = -1
+			if i%11 == 10 {
+				m.life = random.IntN(40)
+			}
+			err = a.Change(plan(i))
+		}
+		if failed := m.fault != "" || m.life >= 0; err != nil && !failed {
+			t.Fatal(err)
+		}
+		if m.set[string(PacketFilter)] == "" {
+			t.Fatalf("round %d has no packet filter", i)
+		}
+		if m.life >= 0 { // it is dead, and the next one takes over
+			if err := a.Leave(); err != nil {
+				t.Fatal(err)
+			}
+			a, m.life = nil, -1
+		}
+		if i == 30 {
+			bound = 2 * size()
+		}
+		if i > 30 && size() > bound {
+			t.Fatalf("after %d rounds the journal has %d bytes, more than twice as many as after 30", i, size())
+		}
+	}
+	m.fault, m.life = "", -1
+	if a != nil {
+		if err := a.Leave(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := recoverWith(m, dir); err != nil {
+		t.Fatal(err)
+	}
+	if !maps.Equal(m.set, before) {
+		t.Errorf("after all the host is %v, want %v", m.set, before)
+	}
 }
 
 func TestJournalCutByCrash(t *testing.T) {
