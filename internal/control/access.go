@@ -10,9 +10,9 @@ import (
 
 // peer is who is at the other end of a connection, as the kernel tells it.
 type peer struct {
-	uid    uint32
-	pid    int      // 0 when the kernel does not tell
-	groups []uint32 // the primary one first; the others where the kernel tells them
+	uid     uint32
+	process Process  // number 0 when the kernel does not tell
+	groups  []uint32 // the primary one first; the others where the kernel tells them
 }
 
 // access says who may call.

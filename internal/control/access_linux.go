@@ -11,5 +11,6 @@ func credentials(fd int) (peer, error) {
 	if err != nil {
 		return peer{}, err
 	}
-	return peer{uid: c.Uid, pid: int(c.Pid), groups: []uint32{c.Gid}}, nil
+	p, err := processOf(fd, int(c.Pid))
+	return peer{uid: c.Uid, process: p, groups: []uint32{c.Gid}}, err
 }

@@ -57,5 +57,8 @@ func (d *door) Close() error {
 // Close gives the seat back.
 func (v *visit) Close() error {
 	v.once.Do(v.rise)
+	if v.who.peer.process.held != nil {
+		_ = v.who.peer.process.held.Close() // again, or nothing was written
+	}
 	return v.Conn.Close()
 }

@@ -19,7 +19,7 @@ type Host interface {
 	SetLAN(ctx context.Context, on bool) error
 	// Exclude puts a process, and what it starts, among those that go past the
 	// tunnel, or with portal among those that may see the login page.
-	Exclude(ctx context.Context, pid int, portal bool) (Joined, error)
+	Exclude(ctx context.Context, p Process, portal bool) (Joined, error)
 	OpenPortal(ctx context.Context, d time.Duration) (PortalStatus, error) // 0 closes
 	SetRouter(ctx context.Context, lan string) error                       // "" ends it
 	SetDevice(ctx context.Context, d Device) error
@@ -147,10 +147,10 @@ func (s *Server) serveHost(mux *http.ServeMux, h Host) {
 	call("exclude", func(ctx context.Context, w wish) (any, error) {
 		// Only itself: else a member of the group could move anybody.
 		who, _ := ctx.Value(peerKey{}).(caller)
-		if who.peer.pid <= 0 {
+		if who.peer.process.PID <= 0 {
 			return nil, &Error{Text: "the kernel does not tell which process asks"}
 		}
-		j, err := h.Exclude(ctx, who.peer.pid, w.Portal)
+		j, err := h.Exclude(ctx, who.peer.process, w.Portal)
 		j.Schema = Schema
 		return j, err
 	})

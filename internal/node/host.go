@@ -441,7 +441,7 @@ func (n *Node) SetLAN(ctx context.Context, on bool) error {
 }
 
 // Exclude lets a process go past the tunnel.
-func (n *Node) Exclude(ctx context.Context, pid int, portal bool) (control.Joined, error) {
+func (n *Node) Exclude(ctx context.Context, p control.Process, portal bool) (control.Joined, error) {
 	if !n.cfg.Client.Enabled {
 		return control.Joined{}, errNoClient()
 	}
@@ -468,7 +468,18 @@ func (n *Node) Exclude(ctx context.Context, pid int, portal bool) (control.Joine
 		}
 	}
 	file, err := g.ProcsFile()
-	return control.Joined{Joined: g.Join(pid) == nil, File: file}, err
+	if err != nil {
+		return control.Joined{}, err
+	}
+	joined := g.Join(p.PID) == nil
+	if p.Ended() {
+		// Its number may be another's by now, who goes back to where nothing is let past.
+		if above, err := hostnet.FindCgroup(filepath.Dir(path)); err == nil && joined {
+			_ = above.Join(p.PID) // fails if nobody has it
+		}
+		return control.Joined{}, &control.Error{Text: "the process that asked has ended"}
+	}
+	return control.Joined{Joined: joined, File: file}, nil
 }
 
 // OpenPortal opens the way to the local network's login page for a time.
