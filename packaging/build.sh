@@ -49,6 +49,7 @@ systemd_files() {
 		file "systemd/$unit" "/usr/lib/systemd/system/$unit"
 	done
 	file systemd/preset.conf /usr/lib/systemd/system-preset/90-cuttle.preset
+	file systemd/router.conf /usr/share/cuttle/router.conf
 	file systemd/sysusers.conf /usr/lib/sysusers.d/cuttle.conf
 	file systemd/tmpfiles.conf /usr/lib/tmpfiles.d/cuttle.conf
 	file systemd/networkd.conf /usr/lib/systemd/networkd.conf.d/10-cuttle.conf

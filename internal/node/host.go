@@ -523,6 +523,10 @@ func (n *Node) SetRouter(ctx context.Context, device string) error {
 		if err := n.mayServe(device); err != nil {
 			return err
 		}
+		if err := lan.Permitted(); err != nil {
+			return &control.Error{Text: "this daemon " + err.Error(),
+				Hint: "give it CAP_NET_BIND_SERVICE and CAP_NET_RAW; as a service: put /usr/share/cuttle/router.conf into /etc/systemd/system/cuttled.service.d, systemctl daemon-reload, systemctl restart cuttled"}
+		}
 	}
 	h := n.client.hold
 	err := h.adopt(ctx, device == "", func() func() {

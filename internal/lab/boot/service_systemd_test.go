@@ -37,6 +37,7 @@ func TestService(t *testing.T) {
 	m.guarded()
 	m.upgraded()
 	m.credential(config)
+	m.routed()
 	m.released()
 
 	m.run("dpkg", "--purge", "cuttle")
@@ -212,6 +213,46 @@ func (m *machine) credential(config string) {
 	m.run("systemctl", "restart", "cuttled")
 	m.carries("unpaid again")
 	m.closed("with a wallet")
+}
+
+// routed has the machine serve a network, which takes two capabilities more than it has.
+func (m *machine) routed() {
+	m.t.Helper()
+	m.run("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
+	if out, err := m.try("cuttle", "router", "up", "--lan", "lan0"); err == nil || !strings.Contains(out, "CAP_NET_RAW") {
+		m.t.Errorf("a router without its capabilities: %s (%v), want a refusal that names them", out, err)
+	}
+	const dropIn = "/etc/systemd/system/cuttled.service.d"
+	again := func() {
+		m.t.Helper()
+		m.run("systemctl", "daemon-reload")
+		m.run("systemctl", "restart", "cuttled")
+	}
+	m.run("install", "-D", "-m", "0644", "/usr/share/cuttle/router.conf", dropIn+"/router.conf")
+	again()
+	m.carries("with a router's capabilities")
+	out, err := m.try("systemd-analyze", "security", "--no-pager", "--threshold=21", "cuttled.service")
+	if err != nil {
+		m.t.Errorf("a router is exposed by more than 2.1: %v\n%s", err, out)
+	}
+	process := m.run("cat", fmt.Sprintf("/proc/%d/status", m.daemon()))
+	for _, want := range []string{"CapEff:\t0000000000003400", "CapBnd:\t0000000000003400"} { // CAP_NET_BIND_SERVICE is 10, CAP_NET_RAW 13
+		if !strings.Contains(process, want) {
+			m.t.Errorf("a router's process lacks %q:\n%s", want, process)
+		}
+	}
+	m.run("cuttle", "router", "up", "--lan", "lan0")
+	m.eventually("the LAN served", func() bool {
+		out, err := m.try("ss", "-Hlnuw")
+		return err == nil && strings.Contains(out, "%lan0:67") && strings.Contains(out, "lan0:ipv6-icmp")
+	})
+	m.closed("a router")
+	m.run("cuttle", "router", "down")
+	m.run("rm", "-r", dropIn)
+	m.run("ip", "link", "del", "lan0")
+	again()
+	m.carries("no router any more")
+	m.closed("no router any more")
 }
 
 // released is the operator's stop.
