@@ -55,7 +55,7 @@ const (
 	DefaultThrottle    = 64 // cells a second, some 88 kB
 )
 
-// Errors that callers tell apart. Admit returns the first four.
+// Errors that callers tell apart. Admit returns the first four, and ErrFull.
 var (
 	ErrDue          = errors.New("payment due")
 	ErrDisputed     = errors.New("counts are disputed")
@@ -296,6 +296,9 @@ func (b *Book) tick(ctx context.Context) {
 		case <-t.C:
 			for _, n := range b.live() {
 				n.tick(b.cfg.Up())
+			}
+			if b.ledger.full.Load() {
+				b.ledger.enqueue(func(*tx) error { return nil }, func(error) {}) // looks for space
 			}
 			if b.ledger.ages.stale() {
 				b.strangers.lapse()

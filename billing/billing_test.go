@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -240,62 +239,6 @@ func TestWrongOrder(t *testing.T) {
 		if err := n.Message(hello()); !errors.Is(err, ErrReplaced) {
 			t.Errorf("%s: message after Down: %v, want ErrReplaced", c.name, err)
 		}
-	}
-}
-
-// TestFullDisk lets the ledger run out of pages: service goes on within credit,
-// the report names the file, and everything is agreed once there is space.
-func TestFullDisk(t *testing.T) {
-	var clock atomic.Int64 // of minutes; goes on so far that each charge needs a row of its own
-	late := func(c *Config) {
-		c.SettleAfter = 24 * time.Minute
-		c.Up = func() time.Duration { return time.Duration(clock.Load()) * time.Minute }
-		c.Now = func() time.Time { return time.Unix(60*clock.Load(), 0) }
-	}
-	a, b := openBook(t, 1, nil), openBook(t, 2, late)
-	l := join(t, a, b)
-	l.run()
-	defer l.cut()
-	limit := func(pages string) {
-		t.Helper()
-		if err := b.ledger.update(context.Background(), func(tx *tx) error { return tx.exec("PRAGMA max_page_count = " + pages) }); err != nil {
-			t.Fatal(err)
-		}
-	}
-	limit("1") // it never goes below the present size
-	sent := wire.Cells(0)
-	for len(report(t, b).Problems) == 0 {
-		if sent > 1_000_000 {
-			t.Fatal("the ledger never ran full")
-		}
-		sent += 150
-		clock.Add(2)
-		l.ends[0].send(WePay, 5, 150)
-		eventually(t, "all cells are carried", l.drained)
-		b.tickAll()
-	}
-	if p := report(t, b).Problems[0]; !strings.Contains(p, b.cfg.Path) || !strings.Contains(p, "no space") {
-		t.Errorf("problem %q does not name the file and the cause", p)
-	}
-	if err := l.ends[1].n.Admit(1); err != nil {
-		t.Errorf("a circuit within credit is refused while the disk is full: %v", err)
-	}
-	before := report(t, b).Neighbors[0].TheyOwe
-	l.ends[0].send(WePay, 5, 1000)
-	eventually(t, "cells are carried while the disk is full", l.drained)
-	if got := report(t, b).Neighbors[0].TheyOwe; got != before || got >= Owed(sent, 5) {
-		t.Errorf("%v is charged while the disk is full, before it was %v", got, before)
-	}
-	limit("1000000")
-	eventually(t, "the counts are agreed after all", func() bool {
-		a.tickAll()
-		b.tickAll()
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		return a.Flush(ctx) == nil
-	})
-	if r := report(t, b); len(r.Problems) > 0 || r.Neighbors[0].TheyOwe != Owed(sent+1000, 5) {
-		t.Errorf("problems %q, owed %v, want none and %v", r.Problems, r.Neighbors[0].TheyOwe, Owed(sent+1000, 5))
 	}
 }
 

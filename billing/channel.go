@@ -198,7 +198,7 @@ func (c *channels) Moved(n *Neighbor, now time.Time) {
 	v := &n.vouchers
 	late := now.UnixNano() >= v.next.Load()
 	again := v.unacked.Load()
-	if h == nil || !again && owed <= 0 || !late && (again || owed < c.cfg.Window/windowParts) || !v.busy.CompareAndSwap(false, true) {
+	if h == nil || !again && (owed <= 0 || c.ledger.full.Load()) || !late && (again || owed < c.cfg.Window/windowParts) || !v.busy.CompareAndSwap(false, true) {
 		return
 	}
 	var m *voucherMessage

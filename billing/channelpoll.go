@@ -294,6 +294,9 @@ func (c *channels) planClose(tx *tx, rows []*channelRow, now time.Time) error {
 // present deposit does not reach for: one at a time, since the token holds one
 // allowance for the hub.
 func (c *channels) planDeposit(tx *tx, allowance *big.Int) error {
+	if c.ledger.full.Load() {
+		return nil
+	}
 	if busy, err := tx.depositing(); err != nil || busy {
 		return err
 	}

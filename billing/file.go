@@ -29,18 +29,53 @@ func OpenFile(path string) (*File, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("open ledger: %w", err)
 	}
+	f, err := readOnly(path)
+	if err != nil {
+		return nil, err
+	}
+	var version string
+	if err := f.db.QueryRowContext(context.Background(), "SELECT value FROM meta WHERE key = 'schema'").Scan(&version); err != nil {
+		return nil, errors.Join(fmt.Errorf("open ledger %s: not a ledger, or damaged: %w", path, err), f.Close())
+	}
+	return f, nil
+}
+
+// readOnly opens a file through a connection that cannot write.
+func readOnly(path string) (*File, error) {
 	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath()}).String()+
 		"?mode=ro&_pragma=busy_timeout(5000)&_pragma=query_only(1)")
 	if err != nil {
 		return nil, fmt.Errorf("open ledger %s: %w", path, err)
 	}
 	db.SetMaxOpenConns(1)
-	f := &File{path, db}
-	var version string
-	if err := db.QueryRowContext(context.Background(), "SELECT value FROM meta WHERE key = 'schema'").Scan(&version); err != nil {
-		return nil, errors.Join(fmt.Errorf("open ledger %s: not a ledger, or damaged: %w", path, err), db.Close())
+	return &File{path, db}, nil
+}
+
+// sound refuses a file that is damaged as a file, and changes nothing in it: a
+// connection that can write would begin by moving the write-ahead log into what
+// is left. Whatever else is wrong shows when it is opened.
+func sound(path string) error {
+	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
+		return err
 	}
-	return f, nil
+	f, err := readOnly(path)
+	if err != nil {
+		return err
+	}
+	err = f.view(context.Background(), func(tx *tx) error { return tx.hold(soundness) })
+	var code interface{ Code() int }
+	if err != nil && errors.As(err, &code) {
+		switch code.Code() & 0xff {
+		case 11, 26: // SQLITE_CORRUPT, SQLITE_NOTADB
+			err = damaged(err.Error(), "the file")
+		default:
+			err = nil
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	return errors.Join(err, f.Close())
 }
 
 // Close closes the file.

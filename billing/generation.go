@@ -93,15 +93,24 @@ func (x *tx) newest() error {
 	return x.renew()
 }
 
-// Adopt has a ledger file used although a newer one was in use here. It is
-// checked; nobody may have it open.
-func Adopt(ctx context.Context, path string) error {
-	f, err := OpenFile(path)
+// Adopt has a ledger file used although a newer one was in use here. It is brought
+// to the present schema and checked; nobody may have it open.
+func Adopt(ctx context.Context, path string) (err error) {
+	lock, err := lockLedger(path, false)
 	if err != nil {
 		return err
 	}
-	v, err := f.Verify(ctx)
-	if err = errors.Join(err, f.Close()); err != nil {
+	if lock != nil {
+		defer func() { err = errors.Join(err, lock.Close()) }()
+	}
+	v, err := verified(ctx, path)
+	var schema *SchemaError
+	if errors.As(err, &schema) && schema.Have < schema.Want {
+		if err = bring(ctx, path); err == nil {
+			v, err = verified(ctx, path)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	if len(v.Findings) > 0 {
@@ -111,4 +120,13 @@ func Adopt(ctx context.Context, path string) error {
 		return fmt.Errorf("adopt ledger: %w", err)
 	}
 	return nil
+}
+
+func verified(ctx context.Context, path string) (v Verified, err error) {
+	f, err := OpenFile(path)
+	if err != nil {
+		return v, err
+	}
+	v, err = f.Verify(ctx)
+	return v, errors.Join(err, f.Close())
 }

@@ -43,11 +43,15 @@ type ledger struct {
 	closed  error
 	commits atomic.Uint64
 	broken  atomic.Pointer[error] // the last job's error, if it was the file's
+
+	lock    *os.File // held while it is open
+	reserve reserve
+	full    atomic.Bool // no space: nothing new begins
 }
 
 type job struct {
-	do   func(*tx) error
-	done func(error) // called by the writer goroutine after commit or failure; must not block
+	do   func(*tx) error // once more if there was no space: it begins anew
+	done func(error)     // called by the writer goroutine after commit or failure; must not block
 }
 
 // tx is one write transaction.
@@ -68,9 +72,37 @@ func openLedger(path string, now func() time.Time, span time.Duration) (*ledger,
 	if !slices.Contains(sql.Drivers(), "sqlite") {
 		return nil, errors.New("this build has no ledger, since SQLite has no port to this processor: set billing.mode to \"none\"")
 	}
+	lock, err := lockLedger(path, true)
+	if err != nil {
+		return nil, err
+	}
+	l, err := connect(path, now, span)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	l.lock, l.reserve.path = lock, path+reserveSuffix
+	if err = l.prepare(); err != nil && l.relieve(err) {
+		err = l.prepare()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open ledger %s: %w", path, err), l.disconnect())
+	}
+	if !l.full.Load() {
+		l.full.Store(l.reserve.hold() != nil)
+	}
+	go l.run() // ends with close
+	return l, nil
+}
+
+// connect opens the file, a new one if there is none, and looks whether it is
+// sound before anything could write to it.
+func connect(path string, now func() time.Time, span time.Duration) (*ledger, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) // SQLite would make it world-readable
 	if err == nil {
 		err = f.Close()
+	}
+	if err == nil {
+		err = sound(path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open ledger: %w", err)
@@ -84,15 +116,16 @@ func openLedger(path string, now func() time.Time, span time.Duration) (*ledger,
 		return nil, fmt.Errorf("open ledger %s: %w", path, err)
 	}
 	l.write.SetMaxOpenConns(1)
-	if l.read, err = sql.Open("sqlite", dsn("&_pragma=query_only(1)")); err == nil {
-		l.read.SetMaxOpenConns(2)
-		err = l.prepare()
+	if l.read, err = sql.Open("sqlite", dsn("&_pragma=query_only(1)")); err != nil {
+		return nil, errors.Join(fmt.Errorf("open ledger %s: %w", path, err), l.write.Close())
 	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open ledger %s: %w", path, err), l.write.Close(), l.read.Close())
-	}
-	go l.run() // ends with close
+	l.read.SetMaxOpenConns(2)
 	return l, nil
+}
+
+// disconnect closes the file and gives back its lock.
+func (l *ledger) disconnect() error {
+	return errors.Join(l.read.Close(), l.write.Close(), l.lock.Close())
 }
 
 // prepare makes the tables of a new file and checks an old one.
@@ -172,7 +205,14 @@ func (l *ledger) run() {
 	}
 }
 
-func (l *ledger) work(j job) { j.done(l.transact(context.Background(), j.do)) }
+func (l *ledger) work(j job) {
+	l.regain()
+	err := l.transact(context.Background(), j.do)
+	if l.relieve(err) {
+		err = l.transact(context.Background(), j.do)
+	}
+	j.done(err)
+}
 
 func (l *ledger) transact(ctx context.Context, do func(*tx) error) error {
 	t, err := l.write.BeginTx(ctx, nil)
@@ -196,7 +236,11 @@ func (l *ledger) transact(ctx context.Context, do func(*tx) error) error {
 		x.publish()
 	}
 	if x.renewed > 0 {
-		return l.fault(writeGeneration(l.path, x.renewed))
+		err := writeGeneration(l.path, x.renewed)
+		if l.relieve(err) { // not the transaction again: it is durable
+			err = writeGeneration(l.path, x.renewed)
+		}
+		return l.fault(err)
 	}
 	return nil
 }
@@ -281,7 +325,7 @@ func (l *ledger) close() error {
 	l.once.Do(func() {
 		close(l.closing)
 		<-l.ended
-		l.closed = errors.Join(l.transact(context.Background(), (*tx).renew), l.read.Close(), l.write.Close())
+		l.closed = errors.Join(l.transact(context.Background(), (*tx).renew), l.disconnect())
 	})
 	return l.closed
 }
@@ -318,6 +362,7 @@ func (x *tx) addPeer(p *peer) error {
 
 func (l *ledger) loadPeers(ctx context.Context) (peers []*peer, err error) {
 	err = l.update(ctx, func(tx *tx) error {
+		peers = nil
 		rows, err := tx.QueryContext(tx.ctx, "SELECT id, node, strikes, dispute FROM neighbor")
 		if err != nil {
 			return err

@@ -1,8 +1,11 @@
 package billing
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strconv"
+	"time"
 )
 
 // migrations lead from schema.sql, which is version 1, to the present version:
@@ -63,8 +66,11 @@ func schemaVersion() int { return 1 + len(migrations) }
 // transaction.
 func (x *tx) migrate(version string) error {
 	have, err := strconv.Atoi(version)
-	if err != nil || have < 1 || have > schemaVersion() {
-		return fmt.Errorf("schema is %q, this program knows 1 to %d: use the program that wrote it, or a newer one", version, schemaVersion())
+	if err != nil || have < 1 {
+		return fmt.Errorf("schema is %q, which is none", version)
+	}
+	if have > schemaVersion() {
+		return &SchemaError{have, schemaVersion()}
 	}
 	if have == schemaVersion() {
 		return nil
@@ -75,4 +81,24 @@ func (x *tx) migrate(version string) error {
 		}
 	}
 	return x.exec("UPDATE meta SET value = ? WHERE key = 'schema'", strconv.Itoa(schemaVersion()))
+}
+
+// bring brings a ledger file that nobody has open to the present schema, if it
+// holds together then; if not, it stays as it was.
+func bring(ctx context.Context, path string) error {
+	l, err := connect(path, time.Now, time.Hour)
+	if err != nil {
+		return err
+	}
+	err = l.transact(ctx, func(tx *tx) error {
+		var version string
+		if _, err := tx.one("SELECT value FROM meta WHERE key = 'schema'", nil, &version); err != nil {
+			return err
+		}
+		if err := tx.migrate(version); err != nil {
+			return err
+		}
+		return tx.check()
+	})
+	return errors.Join(err, l.read.Close(), l.write.Close())
 }

@@ -68,13 +68,16 @@ type write struct {
 }
 
 // Admit says whether the neighbor may open a circuit that it pays for: nil, or
-// ErrTier, ErrDisputed, ErrNoSettlement or ErrDue.
+// ErrTier, ErrFull, ErrDisputed, ErrNoSettlement or ErrDue.
 func (n *Neighbor) Admit(tier wire.Tier) error {
 	if tier > MaxTier {
 		return ErrTier
 	}
 	if tier == 0 {
 		return nil
+	}
+	if n.book.ledger.full.Load() {
+		return ErrFull
 	}
 	standing, reason := n.judge()
 	switch {
@@ -195,7 +198,7 @@ func (n *Neighbor) Message(b []byte) error {
 }
 
 // persist has the writer goroutine run do and, when it is durable, then. If the
-// ledger cannot write (a full disk) it is tried again at the next tick, what
+// ledger cannot write (a full disk, its reserve used up) it is tried again at the next tick, what
 // comes after it waits, the neighbor gets no answer, and credit runs out.
 func (n *Neighbor) persist(do func(*tx) error, then func()) {
 	n.mu.Lock()

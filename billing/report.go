@@ -101,6 +101,9 @@ type Receipt struct {
 func (b *Book) Report(ctx context.Context) (Report, error) {
 	r := Report{Way: b.settler.Way(), Credit: b.cfg.Credit, Frozen: b.ledger.ages.frozen(), Commits: b.ledger.commits.Load()}
 	b.reportChain(&r)
+	if full := b.ledger.fullProblem(); full != "" {
+		r.Problems = append(r.Problems, full)
+	}
 	if err := b.ledger.broken.Load(); err != nil {
 		r.Problems = append(r.Problems, (*err).Error())
 	}

@@ -389,6 +389,9 @@ func (b *Book) Settle(ctx context.Context, only ...wire.NodeID) error {
 // plan makes payments of the debts that are due by their size and age, or asked
 // for by the neighbor; with now, of all, or all of the neighbors named.
 func (b *Book) plan(ctx context.Context, now bool, only ...wire.NodeID) (planned int, err error) {
+	if b.ledger.full.Load() {
+		return 0, fmt.Errorf("pay: %w", ErrFull)
+	}
 	for _, p := range b.known(only...) {
 		owed := b.settler.Round(Amount(p.payable.Load()))
 		p.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 )
 
 // Finding is an invariant that does not hold.
@@ -31,7 +32,13 @@ func (x *tx) hold(list []invariant) error {
 }
 
 func damaged(what, at string) error {
-	return fmt.Errorf("ledger is damaged: %s (%s): nothing will be charged or paid from it; put back a backup", what, at)
+	return fmt.Errorf("ledger is damaged: %s (%s): nothing will be charged or paid from it, and nothing in it was changed; put back the newest backup that `cuttle ledger verify FILE` finds whole", what, at)
+}
+
+// soundness is what is asked of a file before it is opened to write.
+var soundness = []invariant{
+	{"the file is damaged", "SELECT quick_check FROM pragma_quick_check WHERE quick_check <> 'ok' LIMIT 1"},
+	{"a reference points nowhere", `SELECT "table" FROM pragma_foreign_key_check LIMIT 1`},
 }
 
 // invariants hold in every ledger at every moment, beside what verify checks
@@ -81,18 +88,18 @@ func (x *tx) findings() (out []Finding, err error) {
 	return out, nil
 }
 
-// check refuses a ledger of which anything does not hold.
-func (x *tx) check() error {
-	if err := x.verify(); err != nil {
-		return err
+// check refuses a ledger of which anything does not hold; that it is sound is
+// known.
+func (x *tx) check() error { return errors.Join(x.consistent(), x.hold(invariants)) }
+
+// SchemaError says that a ledger file is of another schema than this program's.
+type SchemaError struct{ Have, Want int }
+
+func (e *SchemaError) Error() string {
+	if e.Have < e.Want {
+		return fmt.Sprintf("schema is %d, this program checks %d: cuttled of this version brings it there when it starts; a copy is brought there by `cuttle ledger adopt`", e.Have, e.Want)
 	}
-	switch all, err := x.findings(); {
-	case err != nil:
-		return err
-	case len(all) > 0:
-		return damaged(all[0].What, all[0].At)
-	}
-	return nil
+	return fmt.Sprintf("schema is %d, this program knows 1 to %d: use the program that wrote the file, or a newer one", e.Have, e.Want)
 }
 
 // Verified is what Verify has looked at and found.
@@ -104,15 +111,16 @@ type Verified struct {
 }
 
 // Verify checks every invariant that a ledger file can show by itself; the
-// Findings are empty if all hold. What the chain says is not asked.
+// Findings are empty if all hold. What the chain says is not asked. A file of
+// another schema is a *SchemaError.
 func (f *File) Verify(ctx context.Context) (v Verified, err error) {
 	v.Findings = []Finding{}
 	err = f.view(ctx, func(tx *tx) error {
 		if _, err := tx.one("SELECT value, (SELECT count(*) FROM neighbor), (SELECT count(*) FROM journal) FROM meta WHERE key = 'schema'", nil, &v.Schema, &v.Neighbors, &v.Entries); err != nil {
 			return err
 		}
-		if v.Schema != fmt.Sprint(schemaVersion()) {
-			return fmt.Errorf("schema is %s, this program checks %d: start cuttled of this version once, or use the program that wrote the file", v.Schema, schemaVersion())
+		if have, err := strconv.Atoi(v.Schema); err != nil || have != schemaVersion() {
+			return errors.Join(err, &SchemaError{have, schemaVersion()})
 		}
 		all, err := tx.findings()
 		v.Findings = append(v.Findings, all...)

@@ -112,6 +112,15 @@ func (a account) Add(dir link.Direction, payer link.Payer, tier wire.Tier, n wir
 	a.Neighbor.Add(billing.Direction(dir), billing.Payer(payer), tier, n)
 }
 
+// Admit says whether the neighbor may open a circuit that it pays for.
+func (a account) Admit(tier wire.Tier) error {
+	err := a.Neighbor.Admit(tier)
+	if errors.Is(err, billing.ErrFull) {
+		return fmt.Errorf("%w: %w", link.ErrBusy, err)
+	}
+	return err
+}
+
 // accounts gives links their accounts in a book; a link whose account cannot be
 // opened ends, since nothing may be carried uncounted.
 func accounts(book *billing.Book, log *slog.Logger) func(*link.Link) link.Account {

@@ -116,7 +116,11 @@ func (s *Switch) Create(lane *link.Lane, msg1 []byte) {
 		lane.Refuse(wire.ReasonNotServed)
 		return
 	}
-	if err := lane.Link().Admit(lane.Tier()); err != nil {
+	switch err := lane.Link().Admit(lane.Tier()); {
+	case errors.Is(err, link.ErrBusy):
+		lane.Refuse(wire.ReasonBusy)
+		return
+	case err != nil:
 		lane.Refuse(wire.ReasonPaymentDue)
 		return
 	}

@@ -36,7 +36,8 @@ const (
 type Account interface {
 	// Add counts n whole cells of circuits of one tier.
 	Add(dir Direction, payer Payer, tier wire.Tier, n wire.Cells)
-	// Admit says whether the neighbor may open a circuit that it pays for.
+	// Admit says whether the neighbor may open a circuit that it pays for. An error
+	// that is ErrBusy lies with us, others with the neighbor.
 	Admit(tier wire.Tier) error
 	// Marker is asked by the writer between batches for a message to put here in
 	// the stream (1 to 4096 bytes); nil means nothing to say.
@@ -47,6 +48,9 @@ type Account interface {
 	// Down says that the link has ended; nothing is called after it.
 	Down()
 }
+
+// ErrBusy says that a circuit is refused for want of something of ours.
+var ErrBusy = errors.New("busy")
 
 // Counter counts cells and does nothing else. It is the Account of links
 // without billing and what every link's status is read from.
