@@ -320,7 +320,7 @@ func (x *tx) verifyChannels() error {
 			WHERE (SELECT coalesce(sum(counted - paid_units), 0) FROM channel WHERE neighbor = n.id AND dir = 1)
 			   <> (SELECT coalesce(sum(amount), 0) FROM posting WHERE neighbor = n.id AND account = 'vouchers') LIMIT 1`},
 		{"a voucher for more than the deposit was given", "SELECT id FROM channel WHERE dir = 0 AND counted > total_units LIMIT 1"},
+		{"a voucher for more than the deposit is held", "SELECT id FROM channel WHERE dir = 1 AND counted > total_units LIMIT 1"},
 		{"a call was sent without its bytes", "SELECT id FROM call WHERE state <> 0 AND NOT EXISTS (SELECT 1 FROM call_attempt WHERE intent = call.id) LIMIT 1"},
-		{"two payments have one nonce", "SELECT c.id FROM call c JOIN intent i ON i.wallet = c.wallet AND i.nonce = c.nonce LIMIT 1"},
 	})
 }

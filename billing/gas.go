@@ -15,14 +15,11 @@ const (
 	accCoin = "coin" // minus what has left the consuming wallet for fees
 )
 
-// feeOf is a transaction's fee.
+// feeOf is a transaction's fee; on chains that publish on another one, that one's
+// part included.
 func feeOf(inc evm.Inclusion) Amount {
-	wei := new(big.Int).Mul(new(big.Int).SetUint64(inc.GasUsed), new(big.Int).SetUint64(inc.GasPrice))
-	wei.Add(wei, big.NewInt(unitsInCoin-1)).Quo(wei, big.NewInt(unitsInCoin))
-	if !wei.IsInt64() {
-		return 0
-	}
-	return Amount(wei.Int64())
+	fee := new(big.Int).Mul(new(big.Int).SetUint64(inc.GasUsed), new(big.Int).SetUint64(inc.GasPrice))
+	return wei(fee.Add(fee, new(big.Int).SetUint64(inc.DataFee)))
 }
 
 const unitsInCoin = 1_000_000_000 // wei in one of our units
@@ -37,8 +34,9 @@ func (x *tx) bookFee(payment, neighbor int64, inc evm.Inclusion) error {
 		return err
 	}
 	more := feeOf(inc) - Amount(had)
-	if more == 0 {
-		return nil
+	intent, _, row := tables(payment)
+	if err := x.exec("UPDATE "+intent+" SET fee = ? WHERE id = ?", had+int64(more), row); err != nil || more == 0 {
+		return err
 	}
 	_, err := x.book("fee", fmt.Sprintf("%d/%d", payment, n+1), posting{accFees, neighbor, more}, posting{accCoin, 0, -more})
 	return err

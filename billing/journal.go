@@ -3,6 +3,7 @@ package billing
 import (
 	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"math/big"
@@ -209,12 +210,27 @@ func (j *journal) Sign(ctx context.Context, id int64, nonce uint64, a evm.Attemp
 		if taken > 0 {
 			return fmt.Errorf("payment %d: nonce %d has been given away", id, nonce)
 		}
+		if had < 0 {
+			if err := tx.skip(j.wallet, int64(nonce)); err != nil { //nolint:gosec // bounded above
+				return err
+			}
+		}
 		if err := tx.exec("UPDATE "+intent+" SET nonce = ?, state = ? WHERE id = ?", int64(nonce), int(evm.Signed), row); err != nil {
 			return err
 		}
 		return tx.exec("INSERT INTO "+attempt+" SELECT ?1, count(*), ?2, ?3, ?4, ?5, ?6, ?7 FROM "+attempt+" WHERE intent = ?1",
 			row, a.Hash[:], a.Raw, a.TipCap.String(), a.FeeCap.String(), int64(a.Gas), a.At.Unix()) //nolint:gosec // gas of one transaction
 	})
+}
+
+// skip notes the nonces between the last one that we gave and the next, which the
+// chain has seen from somebody else.
+func (x *tx) skip(wallet evm.Address, next int64) error {
+	var last sql.NullInt64
+	if _, err := x.one("SELECT max(nonce) FROM (SELECT nonce FROM intent WHERE wallet = ?1 UNION ALL SELECT nonce FROM call WHERE wallet = ?1)", []any{wallet[:]}, &last); err != nil || !last.Valid || next <= last.Int64+1 {
+		return err
+	}
+	return x.exec("INSERT INTO skipped VALUES (?, ?, ?)", wallet[:], last.Int64+1, next-1)
 }
 
 // Mark implements evm.Journal. A payment that ends well leaves the wallet; one

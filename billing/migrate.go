@@ -57,6 +57,28 @@ var migrations = []string{
 	 ) STRICT, WITHOUT ROWID;
 	 DROP INDEX intent_open;
 	 CREATE UNIQUE INDEX intent_planned ON intent (neighbor) WHERE state = 0`,
+	// fee: what the transaction has cost, of the chain's coin, NULL until it is deep
+	// enough. skipped: nonces of a wallet that the chain had when we gave the next one,
+	// and that are not ours. cash: what a wallet was seen to hold, and what had left it
+	// through the ledger by then. target: what the deposit of a channel is to reach.
+	`ALTER TABLE intent ADD COLUMN fee INTEGER CHECK (fee >= 0);
+	 ALTER TABLE call ADD COLUMN fee INTEGER CHECK (fee >= 0);
+	 UPDATE intent SET fee = (SELECT coalesce(sum(p.amount), 0) FROM journal j JOIN posting p ON p.journal = j.id
+	   WHERE j.kind = 'fee' AND j.ref LIKE intent.id || '/%' AND p.account = 'fees') WHERE state IN (4, 5);
+	 UPDATE call SET fee = (SELECT coalesce(sum(p.amount), 0) FROM journal j JOIN posting p ON p.journal = j.id
+	   WHERE j.kind = 'fee' AND j.ref LIKE '-' || call.id || '/%' AND p.account = 'fees') WHERE state IN (4, 5);
+	 CREATE TABLE skipped (
+	   wallet BLOB NOT NULL CHECK (length(wallet) = 20), first INTEGER NOT NULL, last INTEGER NOT NULL, CHECK (first <= last),
+	   PRIMARY KEY (wallet, first)
+	 ) STRICT, WITHOUT ROWID;
+	 INSERT INTO skipped SELECT wallet, before + 1, nonce - 1 FROM (
+	   SELECT wallet, nonce, lag(nonce) OVER (PARTITION BY wallet ORDER BY nonce) AS before FROM (
+	     SELECT wallet, nonce FROM intent WHERE nonce IS NOT NULL UNION ALL SELECT wallet, nonce FROM call WHERE nonce IS NOT NULL))
+	   WHERE nonce > before + 1;
+	 CREATE TABLE cash (
+	   wallet BLOB PRIMARY KEY CHECK (length(wallet) = 20), block INTEGER NOT NULL, balance INTEGER NOT NULL CHECK (balance >= 0), moved INTEGER NOT NULL
+	 ) STRICT, WITHOUT ROWID;
+	 ALTER TABLE channel ADD COLUMN target INTEGER NOT NULL DEFAULT 0 CHECK (target >= 0)`,
 }
 
 // schemaVersion is the present version.

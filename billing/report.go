@@ -145,6 +145,9 @@ func (b *Book) reportChain(r *Report) {
 	}
 	r.Problems = append(r.Problems, d.empty(o, b.cfg.SettleAbove)...)
 	r.Problems = append(r.Problems, d.cfg.Client.Doubts()...)
+	if d.cash != nil && d.cash.told.Load() != nil {
+		r.Problems = append(r.Problems, *d.cash.told.Load())
+	}
 	if err := b.seen.err; err != nil && !errors.Is(err, context.Canceled) {
 		r.Problems = append(r.Problems, "the chain cannot be asked, payments wait: "+strings.ReplaceAll(err.Error(), "\n", "; "))
 	}

@@ -122,6 +122,7 @@ type direct struct {
 	receipts *evm.Receipts
 	decimals atomic.Int32 // -1 before the chain has told
 	watched  atomic.Int64 // payments that are done and looked after all the same
+	cash     *cashier     // nil without a wallet
 }
 
 func newDirect(cfg DirectConfig, now func() time.Time, l *ledger) (*direct, error) {
@@ -151,6 +152,7 @@ func newDirect(cfg DirectConfig, now func() time.Time, l *ledger) (*direct, erro
 		if err := l.checkWallet(cfg.Wallet.Address()); err != nil {
 			return nil, err
 		}
+		d.cash = &cashier{ledger: l, client: cfg.Client, wallet: cfg.Wallet.Address()}
 		d.payments = evm.NewPayments(cfg.Client, cfg.Wallet, &journal{l, cfg.Wallet.Address()}, cfg.Payments)
 	}
 	var hub evm.Address
@@ -268,6 +270,9 @@ func (d *direct) move(ctx context.Context) (evm.Outcome, error) {
 		return evm.Outcome{}, err
 	}
 	out, err2 := d.payments.Advance(ctx)
+	if err2 == nil {
+		err2 = d.compare(ctx, out.Deep)
+	}
 	return out, errors.Join(err, err2)
 }
 

@@ -51,7 +51,21 @@ var invariants = []invariant{
 	{"more cells are proven than agreed", "SELECT neighbor FROM total WHERE proven < 0 OR proven > cells LIMIT 1"},
 	{"a payment is in a block by a transaction that was never signed", `
 		SELECT id FROM intent WHERE tx IS NOT NULL AND NOT EXISTS (SELECT 1 FROM attempt WHERE intent = intent.id AND hash = intent.tx) LIMIT 1`},
-	{"two payments of a wallet have one nonce", "SELECT min(id) FROM intent WHERE nonce IS NOT NULL GROUP BY wallet, nonce HAVING count(*) > 1 LIMIT 1"},
+	{"a nonce of a wallet is neither a payment's nor another program's, or both", `
+		SELECT hex(wallet) || ' ' || first FROM (SELECT wallet, first, lag(last) OVER (PARTITION BY wallet ORDER BY first, last) AS before FROM (
+			SELECT wallet, nonce AS first, nonce AS last FROM intent WHERE nonce IS NOT NULL UNION ALL SELECT wallet, nonce, nonce FROM call WHERE nonce IS NOT NULL
+			UNION ALL SELECT wallet, first, last FROM skipped)) WHERE first <> before + 1 LIMIT 1`},
+	{"a fee is not booked as it was", `
+		SELECT payment FROM (SELECT id AS payment, state, fee FROM intent UNION ALL SELECT -id, state, fee FROM call)
+		LEFT JOIN (SELECT CAST(substr(j.ref, 1, instr(j.ref, '/') - 1) AS INTEGER) AS booked, sum(p.amount) AS posted
+			FROM journal j JOIN posting p ON p.journal = j.id WHERE j.kind = 'fee' AND p.account = 'fees' GROUP BY 1) ON booked = payment
+		WHERE (fee IS NULL AND state IN (4, 5)) OR fee <> coalesce(posted, 0) LIMIT 1`},
+	{"fees of payments do not sum to their account", `
+		SELECT d FROM (SELECT (SELECT coalesce(sum(fee), 0) FROM intent) + (SELECT coalesce(sum(fee), 0) FROM call)
+			- (SELECT coalesce(sum(amount), 0) FROM posting WHERE account = 'fees') AS d) WHERE d <> 0`},
+	{"what a wallet was seen to hold is not what came in less what went out", `
+		SELECT hex(wallet) FROM cash WHERE balance + moved <> (SELECT coalesce(sum(p.amount), 0) FROM journal j JOIN posting p ON p.journal = j.id
+			WHERE j.kind IN ('funded', 'withdrawn') AND j.ref LIKE lower(hex(cash.wallet)) || '/%' AND p.account = 'wallet') LIMIT 1`},
 	{"a payment received was not booked as it came", `
 		SELECT hex(tx) FROM receipt WHERE amount > 0
 		AND NOT EXISTS (SELECT 1 FROM posting WHERE journal = receipt.entry AND account = 'received' AND posting.amount = receipt.amount) LIMIT 1`},

@@ -57,7 +57,7 @@ func (c *clerk) step() {
 	p := c.peers[c.rng.IntN(len(c.peers))]
 	ctx := context.Background()
 	name, err := "", error(nil)
-	switch c.rng.IntN(9) {
+	switch c.rng.IntN(10) {
 	case 0, 1:
 		name, err = "charge", c.update(func(tx *tx) error { return c.count(tx, p, 1) })
 	case 2:
@@ -97,6 +97,22 @@ func (c *clerk) step() {
 			}
 			return err
 		})
+	case 9:
+		c.block++
+		gone := Amount(0)
+		err = c.update(func(tx *tx) (err error) {
+			moved, _, err := tx.movedFrom(c.journal.wallet, c.block)
+			if err == nil {
+				gone, _, err = tx.compareCash(c.journal.wallet, c.block, Amount(c.rng.Int64N(1<<40)), c.rng.IntN(2) == 0)
+			}
+			if moved < 0 {
+				err = errors.New("more came back than went out")
+			}
+			return err
+		})
+		if name = "cash"; gone > 0 {
+			name = "theft"
+		}
 	}
 	if err == nil {
 		c.done[name]++
@@ -134,6 +150,9 @@ func (c *clerk) pay(ctx context.Context) (string, error) {
 	if in.State == evm.Planned || in.State == evm.Sent && c.rng.IntN(3) == 0 { // first bytes, or a higher fee
 		nonce := in.Nonce
 		if in.State == evm.Planned {
+			if c.rng.IntN(3) == 0 { // another program has used some
+				c.nonce += 1 + c.rng.Uint64N(3)
+			}
 			nonce = c.nonce
 			c.nonce++
 		}
@@ -143,7 +162,7 @@ func (c *clerk) pay(ctx context.Context) (string, error) {
 	to := []evm.State{evm.Sent, evm.Mined, evm.Final, evm.Reverted, evm.Superseded}[c.rng.IntN(5)]
 	inc := evm.Inclusion{}
 	if to != evm.Sent && to != evm.Superseded {
-		inc = evm.Inclusion{Tx: in.Attempts[0].Hash, Block: evm.Mark{Number: 5, Hash: evm.Hash{5}}, Confirmations: 1, Success: to != evm.Reverted, GasUsed: 21000 + c.rng.Uint64N(50000), GasPrice: 1e9 + c.rng.Uint64N(1e9)}
+		inc = evm.Inclusion{Tx: in.Attempts[0].Hash, Block: evm.Mark{Number: 5, Hash: evm.Hash{5}}, Confirmations: 1, Success: to != evm.Reverted, GasUsed: 21000 + c.rng.Uint64N(50000), GasPrice: 1e9 + c.rng.Uint64N(1e9), DataFee: c.rng.Uint64N(1e12)}
 	}
 	return to.String(), c.journal.Mark(ctx, in.ID, to, inc)
 }
@@ -180,7 +199,11 @@ func TestInvariants(t *testing.T) {
 				t.Fatalf("seed %d, after step %d: %v", seed, i, err)
 			}
 		}
-		for _, what := range []string{"charge", "writeoff", "plan", "sign", "final", "credit", "rewind", "bind", "promise", "confirm", "claim"} {
+		var skipped int
+		if err := c.book.ledger.read.QueryRow("SELECT count(*) FROM skipped").Scan(&skipped); err != nil || skipped == 0 {
+			t.Errorf("seed %d: no nonce was another program's (%v), so it was not tested", seed, err)
+		}
+		for _, what := range []string{"charge", "writeoff", "plan", "sign", "final", "credit", "rewind", "bind", "promise", "confirm", "claim", "cash", "theft"} {
 			if c.done[what] == 0 {
 				t.Errorf("seed %d: %q never succeeded, so it was not tested: %v", seed, what, c.done)
 			}
@@ -192,7 +215,7 @@ func TestInvariants(t *testing.T) {
 // it, and the ledger is not opened.
 func TestVerifyFinds(t *testing.T) {
 	c := newClerk(t, 42)
-	for c.done["final"] == 0 || c.done["credit"] < 5 || c.done["claim"] == 0 || c.done["confirm"] == 0 {
+	for c.done["final"] < 2 || c.done["credit"] < 5 || c.done["claim"] == 0 || c.done["confirm"] == 0 || c.done["cash"] == 0 || c.done["sign"] < 5 {
 		c.step()
 	}
 	if err := c.inbox.Credit(context.Background(), evm.Mark{Number: 1000, Hash: evm.Hash{1}}, []evm.Transfer{{Tx: evm.Hash{200}, From: evm.Address{200}, Amount: toToken(5, 18), Block: evm.Mark{Number: 1000, Hash: evm.Hash{1}}}}); err != nil {
@@ -215,6 +238,12 @@ func TestVerifyFinds(t *testing.T) {
 		{"unknown wallets", "UPDATE receipt SET neighbor = 1 WHERE neighbor IS NULL"},
 		{"says it has paid", "UPDATE promise SET cum = cum + 1, acked = acked + 1 WHERE dir = 1"},
 		{"confirmed is not", "UPDATE promise SET cum = cum + 1, acked = acked + 1 WHERE dir = 0"},
+		{"neither a payment's nor", "UPDATE intent SET nonce = nonce + 1000 WHERE id = (SELECT max(id) FROM intent WHERE nonce IS NOT NULL)"},
+		{"or both", "INSERT INTO skipped SELECT wallet, max(nonce), max(nonce) FROM intent WHERE nonce IS NOT NULL GROUP BY wallet"},
+		{"fee is not booked", "UPDATE intent SET fee = fee + 1 WHERE id = (SELECT max(id) FROM intent WHERE fee IS NOT NULL)"},
+		{"fee is not booked", "UPDATE intent SET fee = NULL WHERE id = (SELECT max(id) FROM intent WHERE state = 4)"},
+		{"do not sum to their account", "UPDATE posting SET amount = amount * 2 WHERE account IN ('fees', 'coin')"},
+		{"was seen to hold", "UPDATE cash SET balance = balance + 1"},
 		{"a reference points nowhere", "PRAGMA foreign_keys = 0; DELETE FROM neighbor WHERE id = 3"},
 	} {
 		path := c.copied()

@@ -98,9 +98,9 @@ func (c *Client) find(ctx context.Context, attempts []Attempt) (*Inclusion, erro
 	var unknown error
 	for i := len(attempts) - 1; i >= 0; i-- {
 		for _, e := range c.order() {
-			var r *types.Receipt
+			var r *receipt
 			err := c.ask(ctx, e, func(ctx context.Context, ec *ethclient.Client) (err error) {
-				r, err = ec.TransactionReceipt(ctx, attempts[i].Hash)
+				r, err = getReceipt(ctx, ec, attempts[i].Hash)
 				return err
 			})
 			switch {
@@ -110,11 +110,10 @@ func (c *Client) find(ctx context.Context, attempts []Attempt) (*Inclusion, erro
 			case err != nil:
 				e.fail()
 				unknown = fmt.Errorf("look for payment: %s: %w", e.name, scrub(err))
-			case r.TxHash != attempts[i].Hash || r.BlockNumber == nil || !r.BlockNumber.IsUint64():
+			case r.Tx != attempts[i].Hash:
 				unknown = fmt.Errorf("look for payment: %s answers for another transaction", e.name)
 			default:
-				return &Inclusion{Tx: r.TxHash, Block: Mark{r.BlockNumber.Uint64(), r.BlockHash}, Success: r.Status == types.ReceiptStatusSuccessful,
-					GasUsed: r.GasUsed, GasPrice: saturated(r.EffectiveGasPrice)}, nil
+				return r.inclusion(), nil
 			}
 		}
 	}

@@ -77,6 +77,7 @@ type Inclusion struct {
 	Success       bool
 	GasUsed       uint64
 	GasPrice      uint64 // wei per gas that was paid, EIP-1559's effective price; saturates
+	DataFee       uint64 // wei beside that, for publishing on the chain beneath (OP stack); saturates
 }
 
 // Journal keeps payments. A method that returns nil has made its change
@@ -173,6 +174,7 @@ func (cfg *PaymentConfig) setDefaults() {
 type Outcome struct {
 	Head     Mark
 	HeadTime time.Time
+	Deep     uint64 // the newest block that counts as final; every payment up to it was looked at
 	Balances Balances
 	Problems []Problem
 }
@@ -206,7 +208,7 @@ func (p *Payments) Advance(ctx context.Context) (Outcome, error) {
 	if err != nil {
 		return out, err
 	}
-	out.Head, out.HeadTime, out.Balances = view.head, view.headTime, view.balances
+	out.Head, out.HeadTime, out.Deep, out.Balances = view.head, view.headTime, view.deep, view.balances
 	open, next, err := p.journal.OpenIntents(ctx)
 	if err != nil {
 		return out, fmt.Errorf("read open payments: %w", err)

@@ -1,0 +1,45 @@
+package evm
+
+import (
+	"context"
+	"errors"
+
+	"github.com/ethereum/go-ethereum"
+	"github.com/ethereum/go-ethereum/common/hexutil"
+	"github.com/ethereum/go-ethereum/core/types"
+	"github.com/ethereum/go-ethereum/ethclient"
+)
+
+// receipt is the part of a transaction's receipt that is needed, with what OP-stack
+// chains add (specs.optimism.io, "L1 fees in receipts"): logs and bloom stay
+// unread, and types of transactions that others have do not matter.
+type receipt struct {
+	Tx        Hash            `json:"transactionHash"`
+	Number    *hexutil.Uint64 `json:"blockNumber"`
+	BlockHash *Hash           `json:"blockHash"`
+	Status    *hexutil.Uint64 `json:"status"`
+	GasUsed   *hexutil.Uint64 `json:"gasUsed"`
+	GasPrice  *hexutil.Big    `json:"effectiveGasPrice"`
+	L1Fee     *hexutil.Big    `json:"l1Fee"`
+}
+
+// getReceipt asks for a receipt; ethereum.NotFound if there is none.
+func getReceipt(ctx context.Context, ec *ethclient.Client, tx Hash) (*receipt, error) {
+	var r *receipt
+	switch err := ec.Client().CallContext(ctx, &r, "eth_getTransactionReceipt", tx); {
+	case err != nil:
+		return nil, err
+	case r == nil, r.Number == nil:
+		return nil, ethereum.NotFound
+	case r.BlockHash == nil || r.Status == nil || r.GasUsed == nil:
+		return nil, errors.New("a receipt lacks its block, its status or its gas")
+	}
+	return r, nil
+}
+
+func (r *receipt) inclusion() *Inclusion {
+	return &Inclusion{
+		Tx: r.Tx, Block: Mark{uint64(*r.Number), *r.BlockHash}, Success: uint64(*r.Status) == types.ReceiptStatusSuccessful,
+		GasUsed: uint64(*r.GasUsed), GasPrice: saturated(r.GasPrice.ToInt()), DataFee: saturated(r.L1Fee.ToInt()),
+	}
+}

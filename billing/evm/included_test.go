@@ -1,0 +1,72 @@
+package evm
+
+import (
+	"context"
+	"encoding/json"
+	"testing"
+)
+
+// baseReceipt is a receipt of the chain Base (block 18,374,229): a plain transfer,
+// with what the chain beneath was paid for its data.
+const baseReceipt = `{
+	"blockHash": "0x70a8a64a0f8b141718f60e49c30f027cb9e4f91753d5f13a48d8e1ad263c08bf", "blockNumber": "0x1185e55",
+	"contractAddress": null, "cumulativeGasUsed": "0xc74f5e", "effectiveGasPrice": "0x31b41b",
+	"from": "0x889ebdac39408782b5165c5185c1a769b4dd3ce6", "gasUsed": "0x5208",
+	"l1BaseFeeScalar": "0x8dd", "l1BlobBaseFee": "0x1", "l1BlobBaseFeeScalar": "0x101c12", "l1Fee": "0x125f723f3",
+	"l1GasPrice": "0x50f928b4", "l1GasUsed": "0x640", "logs": [], "status": "0x1",
+	"to": "0x7449061f45d7b39b3b80b4159286cd8682f60a3c",
+	"transactionHash": "0xca564948e3e825f65731424da063240eec34ba921dd117ac5d06b8c2e0b2d962", "transactionIndex": "0x3e", "type": "0x2"
+}`
+
+// TestReceipts reads receipts of chains with and without a fee for data, and
+// believes none that is another's or not whole.
+func TestReceipts(t *testing.T) {
+	tx := Hash{}
+	if err := tx.UnmarshalText([]byte("0xca564948e3e825f65731424da063240eec34ba921dd117ac5d06b8c2e0b2d962")); err != nil {
+		t.Fatal(err)
+	}
+	change := func(key string, to any) map[string]any {
+		var r map[string]any
+		if err := json.Unmarshal([]byte(baseReceipt), &r); err != nil {
+			t.Fatal(err)
+		}
+		if key != "" {
+			r[key] = to
+		}
+		return r
+	}
+	const l1 = 4_931_920_883 // 0x125f723f3
+	for _, c := range []struct {
+		name    string
+		answer  any
+		dataFee uint64
+		success bool
+		none    bool // no receipt
+		fails   bool
+	}{
+		{"of Base", change("", nil), l1, true, false, false},
+		{"of a chain without", change("l1Fee", nil), 0, true, false, false},
+		{"of a fee beyond 64 bits", change("l1Fee", "0x1ffffffffffffffffff"), 1<<64 - 1, true, false, false},
+		{"of one that failed", change("status", "0x0"), l1, false, false, false},
+		{"none", nil, 0, false, true, false},
+		{"in no block", change("blockNumber", nil), 0, false, true, false},
+		{"another's", change("transactionHash", word(1)), 0, false, false, true},
+		{"without a status", change("status", nil), 0, false, false, true},
+		{"without its gas", change("gasUsed", nil), 0, false, false, true},
+		{"of words", change("gasUsed", "much"), 0, false, false, true},
+	} {
+		f := startFake(t, 7)
+		f.set("eth_getTransactionReceipt", func([]json.RawMessage) any { return c.answer })
+		got, err := testClient(t, nil, f.url).find(context.Background(), []Attempt{{Hash: tx}})
+		if (err != nil) != c.fails || (got == nil) != (c.none || c.fails) {
+			t.Errorf("%s: %+v, %v", c.name, got, err)
+			continue
+		}
+		if got == nil {
+			continue
+		}
+		if got.DataFee != c.dataFee || got.Success != c.success || got.Tx != tx || got.Block.Number != 18_374_229 || got.GasUsed != 21_000 || got.GasPrice != 3_257_371 {
+			t.Errorf("%s: %+v", c.name, got)
+		}
+	}
+}
