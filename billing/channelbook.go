@@ -27,6 +27,7 @@ type channelRow struct {
 	key          []byte   // of the signer; dir 0
 	since        int64    // when the oldest voucher that is not cashed came; dir 0: when the last one was given
 	closing      bool
+	target       Amount // what our deposit is to reach, if an operator has asked for more; of the epoch
 }
 
 func (r *channelRow) open() bool { return r.signer != evm.Address{} }
@@ -40,7 +41,7 @@ func (r *channelRow) usable() bool {
 // left is what new vouchers can promise.
 func (r *channelRow) left() *big.Int { return new(big.Int).Sub(r.total, r.cum) }
 
-const channelColumns = "id, neighbor, dir, payer, payee, epoch, signer, at, total, total_units, paid, paid_units, cum, coalesce(sig, x''), counted, close_at, coalesce(key, x''), since, closing"
+const channelColumns = "id, neighbor, dir, payer, payee, epoch, signer, at, total, total_units, paid, paid_units, cum, coalesce(sig, x''), counted, close_at, coalesce(key, x''), since, closing, target"
 
 func scanChannel(rows interface{ Scan(...any) error }) (*channelRow, error) {
 	var r channelRow
@@ -48,7 +49,7 @@ func scanChannel(rows interface{ Scan(...any) error }) (*channelRow, error) {
 	var total, paid, cum string
 	var epoch, at, closeAt int64
 	if err := rows.Scan(&r.id, &r.neighbor, &r.dir, &payer, &payee, &epoch, &signer, &at, &total, &r.totalUnits, &paid, &r.paidUnits,
-		&cum, &r.sig, &r.counted, &closeAt, &r.key, &r.since, &r.closing); err != nil {
+		&cum, &r.sig, &r.counted, &closeAt, &r.key, &r.since, &r.closing, &r.target); err != nil {
 		return nil, err
 	}
 	if len(payer) != 20 || len(payee) != 20 || len(signer) != 20 || epoch < 0 || at < 0 || closeAt < 0 {
@@ -105,9 +106,9 @@ func (x *tx) channels() (out []*channelRow, err error) {
 
 func (x *tx) putChannel(r *channelRow) error {
 	return x.exec(`UPDATE channel SET neighbor = ?, epoch = ?, signer = ?, at = ?, total = ?, total_units = ?, paid = ?, paid_units = ?,
-		cum = ?, sig = ?, counted = ?, close_at = ?, since = ?, closing = ? WHERE id = ?`,
+		cum = ?, sig = ?, counted = ?, close_at = ?, since = ?, closing = ?, target = ? WHERE id = ?`,
 		r.neighbor, int64(r.epoch), r.signer[:], int64(r.at), r.total.String(), int64(r.totalUnits), r.paid.String(), int64(r.paidUnits), //nolint:gosec // read from the same columns
-		r.cum.String(), r.sig, int64(r.counted), int64(r.closeAt), r.since, r.closing, r.id) //nolint:gosec // likewise
+		r.cum.String(), r.sig, int64(r.counted), int64(r.closeAt), r.since, r.closing, int64(r.target), r.id) //nolint:gosec // likewise
 }
 
 // accrue books what happens often: entries of one channel and kind within the
@@ -228,7 +229,7 @@ func (x *tx) endEpoch(r *channelRow, paid *big.Int, decimals uint8) error {
 	if err := x.recount(r, r.paidUnits); err != nil {
 		return err
 	}
-	r.cum, r.sig, r.signer, r.closing, r.closeAt = new(big.Int).Set(paid), nil, evm.Address{}, false, 0
+	r.cum, r.sig, r.signer, r.closing, r.closeAt, r.target = new(big.Int).Set(paid), nil, evm.Address{}, false, 0, 0
 	return x.setTotal(r, paid, decimals)
 }
 

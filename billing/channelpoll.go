@@ -168,7 +168,7 @@ func (c *channels) planCalls(ctx context.Context, now time.Time) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(c.planCash(tx, rows), c.planClose(tx, rows, now), c.planDeposit(tx, allowance))
+		return errors.Join(c.planCash(tx, rows), c.planClose(tx, rows, now), c.planTopUp(tx, rows, allowance), c.planDeposit(tx, allowance))
 	})
 }
 
@@ -365,24 +365,4 @@ func (x *tx) depositing() (bool, error) {
 	var n int64
 	_, err := x.one("SELECT count(*) FROM call WHERE kind IN (?, ?, ?) AND state < ?", []any{int(callApprove), int(callOpen), int(callTopUp), int(evm.Mined)}, &n)
 	return n > 0, err
-}
-
-// CloseChannel starts to close our channel to a neighbor: after the hub's notice
-// what is left of the deposit comes back. Run does the rest.
-func (b *Book) CloseChannel(ctx context.Context, payee evm.Address) error {
-	c, ok := b.settler.(*channels)
-	if !ok {
-		return errors.New("this node has no channels")
-	}
-	return c.ledger.update(ctx, func(tx *tx) error {
-		r, err := tx.channel(evm.Pair{Payer: c.direct.cfg.Wallet.Address(), Payee: payee})
-		if err != nil {
-			return err
-		}
-		if r == nil || !r.open() {
-			return fmt.Errorf("there is no open channel to %s", payee)
-		}
-		r.closing = true
-		return tx.putChannel(r)
-	})
 }

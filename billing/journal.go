@@ -22,8 +22,11 @@ type journal struct {
 
 var _ evm.Journal = (*journal)(nil)
 
+// openIntents counts what the chain has to be asked about: payments, calls, and
+// what operators want of channels and is not on its way yet.
 func (l *ledger) openIntents(ctx context.Context) (n int, err error) {
-	err = l.read.QueryRowContext(ctx, "SELECT (SELECT count(*) FROM intent WHERE state <= ?1) + (SELECT count(*) FROM call WHERE state <= ?1)", int(evm.Mined)).Scan(&n)
+	err = l.read.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM intent WHERE state <= ?1) + (SELECT count(*) FROM call WHERE state <= ?1)
+		+ (SELECT count(*) FROM channel WHERE dir = 0 AND (target > total_units OR closing AND close_at = 0))`, int(evm.Mined)).Scan(&n)
 	return n, err
 }
 

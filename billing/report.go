@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
 	"cuttle/billing/evm"
@@ -101,11 +100,8 @@ type Receipt struct {
 func (b *Book) Report(ctx context.Context) (Report, error) {
 	r := Report{Way: b.settler.Way(), Credit: b.cfg.Credit, Frozen: b.ledger.ages.frozen(), Commits: b.ledger.commits.Load()}
 	b.reportChain(&r)
-	if full := b.ledger.fullProblem(); full != "" {
-		r.Problems = append(r.Problems, full)
-	}
-	if err := b.ledger.broken.Load(); err != nil {
-		r.Problems = append(r.Problems, (*err).Error())
+	for _, p := range b.Problems() {
+		r.Problems = append(r.Problems, p.Text)
 	}
 	peers := b.known()
 	slices.SortFunc(peers, func(x, y *peer) int { return int(x.row - y.row) })
@@ -124,11 +120,10 @@ func (b *Book) Report(ctx context.Context) (Report, error) {
 }
 
 func (b *Book) reportChain(r *Report) {
-	c, ok := b.settler.(interface{ chain() *direct })
-	if !ok {
+	d := b.onChain()
+	if d == nil {
 		return
 	}
-	d := c.chain()
 	r.ChainID, r.Token, r.Earning = d.cfg.Client.ChainID(), d.cfg.Client.Token().Hex(), d.cfg.Earning.Hex()
 	if d.cfg.Wallet != nil {
 		r.Consuming = d.cfg.Wallet.Address().Hex()
@@ -139,17 +134,6 @@ func (b *Book) reportChain(r *Report) {
 	if o.Balances.Token != nil {
 		r.TokenBalance, r.GasBalance = d.cfg.Client.Format(o.Balances.Token), evm.FormatCoin(o.Balances.Gas)
 		r.Head, r.HeadTime = o.Head.Number, o.HeadTime
-	}
-	for _, p := range o.Problems {
-		r.Problems = append(r.Problems, p.Text)
-	}
-	r.Problems = append(r.Problems, d.empty(o, b.cfg.SettleAbove)...)
-	r.Problems = append(r.Problems, d.cfg.Client.Doubts()...)
-	if d.cash != nil && d.cash.told.Load() != nil {
-		r.Problems = append(r.Problems, *d.cash.told.Load())
-	}
-	if err := b.seen.err; err != nil && !errors.Is(err, context.Canceled) {
-		r.Problems = append(r.Problems, "the chain cannot be asked, payments wait: "+strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 }
 

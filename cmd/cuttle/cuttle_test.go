@@ -24,14 +24,16 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 // daemon answers with what it is made of.
 type daemon struct {
-	options   control.UpOptions // of the last up
-	status    control.Status
-	circuits  []control.Circuit
-	neighbors []control.Neighbor
-	ledger    control.Ledger
-	exits     []control.Exit
-	traffic   control.Traffic
-	fail      error
+	options    control.UpOptions // of the last up
+	status     control.Status
+	circuits   []control.Circuit
+	neighbors  []control.Neighbor
+	ledger     control.Ledger
+	exits      []control.Exit
+	traffic    control.Traffic
+	fail       error
+	channels   []control.Channel
+	noChannels error
 
 	mu    sync.Mutex // guards status and asked
 	named []string   // of calls that name a neighbor

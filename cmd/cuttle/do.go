@@ -135,14 +135,15 @@ func down(d *control.Client, ctx context.Context) (control.Done, error) { //noli
 			return done, err
 		}
 		done.State = st.State
-		if st.State == control.StateOff && len(st.Problems) == 0 {
+		problems := ofTraffic(st.Problems)
+		if st.State == control.StateOff && len(problems) == 0 {
 			return done, nil
 		}
 		if st.State == control.StateOff && time.Since(began) > settled {
-			return done, &control.Error{Text: st.Problems[0].Text, Hint: st.Problems[0].Hint}
+			return done, &control.Error{Text: problems[0].Text, Hint: problems[0].Hint}
 		}
-		if st.State == control.StateBlocked && len(st.Problems) > 0 && time.Since(began) > settled {
-			return done, &control.Error{Text: "this machine is still closed: " + st.Problems[0].Text, Hint: st.Problems[0].Hint}
+		if st.State == control.StateBlocked && len(problems) > 0 && time.Since(began) > settled {
+			return done, &control.Error{Text: "this machine is still closed: " + problems[0].Text, Hint: problems[0].Hint}
 		}
 		select {
 		case <-tick.C:

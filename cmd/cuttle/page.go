@@ -77,7 +77,7 @@ func lockWords(on bool) string {
 
 func (p *page) status(st control.Status) {
 	p.line("%s", stateWords(st.State))
-	if st.Locked && st.State == control.StateOff && len(st.Problems) == 0 {
+	if st.Locked && st.State == control.StateOff && len(ofTraffic(st.Problems)) == 0 {
 		p.line("The lock is on: nothing gets out; `cuttle up` connects, `cuttle lock off` opens.")
 	}
 	p.problems(st.Problems)

@@ -77,7 +77,7 @@ func newRoot(a *app, env func(string) string) *cobra.Command {
 	flags.BoolVar(&a.json, "json", false, "print JSON (schema 1)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
-		upCommand(a), newPathCommand(a), downCommand(a), lockCommand(a), payCommand(a), bansCommand(a), unbanCommand(a),
+		upCommand(a), newPathCommand(a), downCommand(a), lockCommand(a), payCommand(a), channelCommand(a), bansCommand(a), unbanCommand(a),
 		statusCommand(a), exitsCommand(a), circuitsCommand(a), neighborsCommand(a), ledgerCommand(a), metricsCommand(a),
 		planCommand(a), lanCommand(a), splitCommand(a), excludeCommand(a, env), portalCommand(a, env), routerCommand(a),
 		selftestCommand(a), topCommand(a), bugreportCommand(a), configCommand(a), walletCommand(a), manualCommand(a), versionCommand(a),
@@ -199,7 +199,7 @@ func stateCode(st control.Status) int {
 	case control.StateUp:
 		return exitOK
 	case control.StateOff, control.StateDraining:
-		if len(st.Problems) > 0 { // not as it was, or not closed as it should be
+		if len(ofTraffic(st.Problems)) > 0 { // not as it was, or not closed as it should be
 			return exitError
 		}
 		return exitDisconnected
@@ -209,6 +209,16 @@ func stateCode(st control.Status) int {
 		return exitError
 	}
 	return exitError
+}
+
+// ofTraffic leaves out problems of payments, which say nothing about the state.
+func ofTraffic(all []control.Problem) (out []control.Problem) {
+	for _, p := range all {
+		if p.Area != control.AreaMoney {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 func ownVersion() string {

@@ -18,9 +18,14 @@ const (
 
 // Problem is one thing that is wrong, for a person.
 type Problem struct {
-	Text string `json:"text"` // "not enough gas on the consuming wallet"
-	Hint string `json:"hint"` // what to do: "send 0.01 ETH to 0x... on chain 1337"
+	Text string `json:"text"`           // "not enough gas on the consuming wallet"
+	Hint string `json:"hint"`           // what to do: "send 0.01 ETH to 0x... on chain 1337"
+	Area string `json:"area,omitempty"` // AreaMoney; "": this machine's traffic
 }
+
+// AreaMoney is the area of problems with payments, which by themselves keep no
+// traffic from being carried.
+const AreaMoney = "money"
 
 // Status is the answer to GET /v1/status.
 type Status struct {

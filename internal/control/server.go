@@ -111,6 +111,9 @@ func (s *Server) handler() http.Handler {
 	if h, ok := s.node.(Host); ok {
 		s.serveHost(mux, h)
 	}
+	if c, ok := s.node.(Channeler); ok {
+		s.serveChannels(mux, c)
+	}
 	if a, ok := s.node.(Accountant); ok {
 		s.serveAccountant(mux, a)
 	}

@@ -32,7 +32,7 @@ func (n *Node) Ledger() control.Ledger {
 	_ = n.book.Flush(agree) // who did not agree shows in the tallies
 	r, err := n.book.Report(ctx)
 	if err != nil {
-		out.Problems = append(out.Problems, control.Problem{Text: "the ledger cannot be read: " + err.Error(), Hint: "the log says more"})
+		out.Problems = append(out.Problems, control.Problem{Text: "the ledger cannot be read: " + err.Error(), Hint: "the log says more", Area: control.AreaMoney})
 		return out
 	}
 	out.ChainID, out.Token, out.Block, out.ChainOK = r.ChainID, r.Token, r.Head, !r.HeadTime.IsZero()
@@ -49,15 +49,19 @@ func (n *Node) Ledger() control.Ledger {
 	if out.Frozen = r.Frozen; r.Frozen {
 		out.Problems = append(out.Problems, control.Problem{
 			Text: "debts to us do not age and nobody is cut off below twice its limit, since payments to us may have been missed",
-			Hint: "this ends by itself: after a look at the chain, or two scans after the clock was set",
+			Hint: "this ends by itself: after a look at the chain, or two scans after the clock was set", Area: control.AreaMoney,
 		})
 	}
-	for _, p := range r.Problems {
-		out.Problems = append(out.Problems, control.Problem{Text: p})
-	}
+	out.Problems = append(out.Problems, n.payProblems()...)
 	var owed, due billing.Amount
 	for i := range r.Neighbors {
 		a := &r.Neighbors[i]
+		if a.Dispute != "" && a.Standing == billing.Disputed {
+			out.Problems = append(out.Problems, control.Problem{
+				Text: "counts with neighbor " + a.Node.String() + " are disputed: " + a.Dispute, Area: control.AreaMoney,
+				Hint: "its next link begins anew, three times at most; `cuttle unban " + a.Node.String()[:shortAddress] + "` ends it now",
+			})
+		}
 		owed, due = owed+a.WeOwe, due+a.TheyOwe
 		out.Accounts = append(out.Accounts, accountOf(a))
 	}

@@ -97,6 +97,18 @@ func (n *Node) moneyProblems(failure error) []control.Problem {
 		}
 		out = append(out, p)
 	}
+	out = append(out, n.payProblems()...)
+	for i := range out {
+		out[i].Area = control.AreaMoney
+	}
+	return out
+}
+
+// payProblems tells what is wrong with payments.
+func (n *Node) payProblems() (out []control.Problem) {
+	for _, p := range n.book.Problems() {
+		out = append(out, control.Problem{Text: p.Text, Hint: p.Hint, Area: control.AreaMoney})
+	}
 	return out
 }
 

@@ -120,7 +120,7 @@ func TestVouchersOnChain(t *testing.T) {
 		t.Errorf("the hub holds %s, want %s", got, want)
 	}
 	p.cut()
-	if err := a.book.CloseChannel(context.Background(), b.earning); err != nil {
+	if err := a.book.CloseTo(context.Background(), nodeID(2)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the notice runs", func() error {
@@ -181,7 +181,7 @@ func TestStaleClose(t *testing.T) {
 	if got := c.balance(b.earning); got.Sign() != 0 {
 		t.Fatalf("b has cashed %s without a reason", got)
 	}
-	if err := a.book.CloseChannel(context.Background(), b.earning); err != nil {
+	if err := a.book.CloseTo(context.Background(), nodeID(2)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "b has cashed", func() error {
