@@ -158,47 +158,58 @@ func frameTo(to netip.Addr, port uint16) func([]byte) error {
 	}
 }
 
-// sender is a process that sends one datagram per line that it reads, in the
-// cgroup that the daemon put it into.
-const senderEnv = "CUTTLE_LEAK_SENDER"
+// senderEnv names the control socket to a process that sends what it is told, in the
+// cgroup that the daemon put it into; portalEnv makes that the portal's.
+const (
+	senderEnv = "CUTTLE_LEAK_SENDER"
+	portalEnv = "CUTTLE_LEAK_PORTAL"
+)
 
-// sendLines is what that process does.
+// sendLines is what that process does: a line is protocol, destination and payload.
 func sendLines(socket string) error {
 	c, err := control.Dial(socket)
 	if err != nil {
 		return err
 	}
-	j, err := c.Exclude(context.Background(), false)
+	j, err := c.Exclude(context.Background(), os.Getenv(portalEnv) != "")
 	if err != nil || !j.Joined {
 		return fmt.Errorf("not excluded (%+v): %w", j, err)
 	}
 	fmt.Println("ready")
-	var line string
+	var protocol, to, text string
 	for {
-		if _, err := fmt.Scanln(&line); err != nil {
+		if _, err := fmt.Scanln(&protocol, &to, &text); err != nil {
 			return nil //nolint:nilerr // the end of the input is ours
-		}
-		to, text := netip.AddrPort{}, ""
-		for i := range line {
-			if line[i] == '=' {
-				to, text = netip.MustParseAddrPort(line[:i]), line[i+1:]
-				break
-			}
 		}
 		b, err := hex.DecodeString(text)
 		if err != nil {
 			return err
 		}
-		_ = udp(to.Addr(), to.Port())(b) // refused: that is seen on the wire
+		send := udp
+		if protocol == "tcp" {
+			send = tcp
+		}
+		a := netip.MustParseAddrPort(to)
+		_ = send(a.Addr(), a.Port())(b) // refused: that is seen on the wire
 		fmt.Println("sent")
 	}
 }
 
-// excluded starts such a process and gives a way to send from it.
-func (w *world) excluded() func(a netip.Addr, port uint16) func([]byte) error {
+// sender sends by such a process.
+type sender func(protocol string, a netip.Addr, port uint16) func([]byte) error
+
+func (s sender) udp(a netip.Addr, port uint16) func([]byte) error { return s("udp", a, port) }
+func (s sender) tcp(a netip.Addr, port uint16) func([]byte) error { return s("tcp", a, port) }
+
+// sender starts such a process, among those that go past the tunnel, or those that may
+// see a login page.
+func (w *world) sender(portal bool) sender {
 	w.t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), senderEnv+"="+w.file("run-client/client.sock"))
+	if portal {
+		cmd.Env = append(cmd.Env, portalEnv+"=1")
+	}
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	w.must(err)
@@ -215,9 +226,9 @@ func (w *world) excluded() func(a netip.Addr, port uint16) func([]byte) error {
 		return err
 	}
 	w.must(wait())
-	return func(a netip.Addr, port uint16) func([]byte) error {
+	return func(protocol string, a netip.Addr, port uint16) func([]byte) error {
 		return func(b []byte) error {
-			_, err := fmt.Fprintf(in, "%s=%x\n", netip.AddrPortFrom(a, port), b)
+			_, err := fmt.Fprintf(in, "%s %s %x\n", protocol, netip.AddrPortFrom(a, port), b)
 			return errors.Join(err, wait())
 		}
 	}
@@ -247,7 +258,7 @@ func TestSplit(t *testing.T) {
 	if _, err := hostnet.MakeCgroup("cuttle/exclude"); err != nil {
 		t.Fatalf("this machine has no cgroups of version 2, which the suite needs: %v", err)
 	}
-	outside := w.excluded()
+	outside := w.sender(false).udp
 	inGroup := probe{name: "56 cgroup", send: outside(public4, 4056)}
 	w.allowed("split, excluded program", append(slices.Clone(let), inGroup),
 		append(slices.Clone(probes), probe{name: "57 dns of the cgroup", send: outside(resolver4, 53)}, probe{name: "57 outside the cgroup", send: udp(public4, 4057)}))

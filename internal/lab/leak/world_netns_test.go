@@ -36,6 +36,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if os.Getenv(browserEnv) != "" {
+		os.Exit(browse(os.Args[len(os.Args)-1]))
+	}
 	hostnettest.Isolate()
 	goleak.VerifyTestMain(m)
 }
