@@ -10,17 +10,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Times of asking for a neighbor.
+// Times of asking for a neighbor, and how many are asked for at once: who makes up
+// addresses shall not keep us busy.
 const (
-	neighborTime  = time.Second
-	neighborPause = 10 * time.Millisecond
+	neighborTime  = 2500 * time.Millisecond // the kernel asks thrice, a second apart
+	neighborPause = 50 * time.Millisecond
+	neighborsMost = 64
 )
 
 var errNoNeighbor = errors.New("no neighbor has this address")
 
+var asking = make(chan struct{}, neighborsMost) // one token for each that is asked for
+
 // HardwareAddress tells which MAC address, in lower case with colons, the neighbor
 // with an address has at an interface. If the kernel does not know it asks the
-// network (ARP, neighbor solicitation), for a second at most. It needs CAP_NET_ADMIN.
+// network (ARP, neighbor solicitation), for some seconds at most. It needs CAP_NET_ADMIN.
 func HardwareAddress(device string, a netip.Addr) (string, error) {
 	link, err := linkByName(device)
 	if err != nil {
@@ -33,6 +37,12 @@ func HardwareAddress(device string, a netip.Addr) (string, error) {
 	mac, err := knownNeighbor(index, fam, a)
 	if !errors.Is(err, errNoNeighbor) {
 		return mac, err
+	}
+	select {
+	case asking <- struct{}{}:
+		defer func() { <-asking }()
+	default:
+		return "", errNoNeighbor
 	}
 	// With this flag the kernel resolves the entry as if there were a packet for it.
 	err = netlink.NeighSet(&netlink.Neigh{LinkIndex: index, Family: fam, IP: a.AsSlice(), State: netlink.NUD_NONE, Flags: netlink.NTF_USE})

@@ -1,0 +1,42 @@
+//go:build linux && netns
+
+package hostnet
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"cuttle/tun/hostnet/hostnettest"
+)
+
+// TestHardwareAddress finds a neighbor that has said nothing yet, in both families, and
+// does not find one that is not there.
+func TestHardwareAddress(t *testing.T) {
+	o := hostnettest.NewOutside(t)
+	var want string
+	o.In(t, func() error {
+		link, err := net.InterfaceByName("out0")
+		if err == nil {
+			want = link.HardwareAddr.String()
+		}
+		return err
+	})
+	for _, a := range []string{"10.77.0.2", "fd77::2"} {
+		got, err := HardwareAddress("phys0", netip.MustParseAddr(a))
+		for began := time.Now(); err != nil && time.Since(began) < time.Minute; { // the other end may not be up yet
+			got, err = HardwareAddress("phys0", netip.MustParseAddr(a))
+		}
+		if err != nil || got != want {
+			t.Errorf("%s is of %q, %v; want %s", a, got, err, want)
+		}
+	}
+	if got, err := HardwareAddress("phys0", netip.MustParseAddr("10.77.0.99")); !errors.Is(err, errNoNeighbor) {
+		t.Errorf("an address that nobody has is of %q, %v", got, err)
+	}
+	if _, err := HardwareAddress("none0", netip.MustParseAddr("10.77.0.2")); err == nil {
+		t.Error("a device that is not there has a neighbor")
+	}
+}
