@@ -11,6 +11,5 @@ func credentials(fd int) (peer, error) {
 	if err != nil {
 		return peer{}, err
 	}
-	p, err := processOf(fd, int(c.Pid))
-	return peer{uid: c.Uid, process: p, groups: []uint32{c.Gid}}, err
+	return peer{uid: c.Uid, process: processOf(fd, int(c.Pid)), groups: []uint32{c.Gid}}, nil
 }

@@ -7,21 +7,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errGone is of a caller who has ended before we could ask who it is.
-var errGone = errors.New("the process that called has ended")
-
 // processOf reads SO_PEERPIDFD (Linux 6.5), which a number that is used again cannot
-// deceive. A kernel without it leaves the number.
-func processOf(fd, pid int) (Process, error) {
+// deceive. A kernel without it leaves the number. It gives nothing of a caller who has
+// ended already.
+func processOf(fd, pid int) Process {
 	held, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
 	if errors.Is(err, unix.ENOPROTOOPT) {
-		return Process{PID: pid}, nil
+		return Process{PID: pid}
 	}
 	if err != nil {
-		return Process{}, errGone
+		return Process{}
 	}
 	unix.CloseOnExec(held)
-	return Process{pid, os.NewFile(uintptr(held), "pidfd")}, nil
+	return Process{pid, os.NewFile(uintptr(held), "pidfd")}
 }
 
 // hasEnded asks whether a pidfd can be read, which says so (pidfd_open(2)).
