@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"cuttle/tun/hostnet/hostnettest"
 )
 
@@ -24,6 +27,13 @@ func TestHardwareAddress(t *testing.T) {
 		}
 		return err
 	})
+	link, err := netlink.LinkByName("phys0")
+	if err == nil { // which solicitations come from
+		err = netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP("fe80::77"), Mask: net.CIDRMask(64, 128)}, Flags: unix.IFA_F_NODAD})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, a := range []string{"10.77.0.2", "fd77::2"} {
 		got, err := HardwareAddress("phys0", netip.MustParseAddr(a))
 		for began := time.Now(); err != nil && time.Since(began) < time.Minute; { // the other end may not be up yet
