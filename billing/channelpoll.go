@@ -27,10 +27,13 @@ const (
 // Poll reads the channels, books what has changed, plans the calls that they
 // need, and then does what transfers need; the calls are sent with those.
 func (c *channels) Poll(ctx context.Context) (evm.Outcome, error) {
-	if err := c.begin(ctx); err != nil { // a call that is undone is not planned again
+	if err := c.begin(ctx); err != nil {
 		return evm.Outcome{}, err
 	}
-	err := c.check(ctx)
+	err := c.watch(ctx) // first: a call that is undone is not planned again
+	if err == nil {
+		err = c.check(ctx)
+	}
 	if err == nil {
 		var now time.Time
 		if now, err = c.look(ctx); err == nil {

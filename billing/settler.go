@@ -240,23 +240,32 @@ func (d *direct) Poll(ctx context.Context) (evm.Outcome, error) {
 	if err := d.begin(ctx); err != nil {
 		return evm.Outcome{}, err
 	}
-	return d.move(ctx)
+	watched := d.watch(ctx)
+	out, err := d.move(ctx)
+	return out, errors.Join(watched, err)
 }
 
-// begin makes sure of the chain: that endpoints are of one mind, and that what was
-// paid stays so.
+// begin makes sure of the token, and that endpoints are of one mind.
 func (d *direct) begin(ctx context.Context) error {
 	if err := d.ready(ctx); err != nil {
 		return err
 	}
-	if d.payments == nil {
-		return d.cfg.Client.Compare(ctx, d.cfg.Payments.Confirmations, d.cfg.Earning)
+	wallet := d.cfg.Earning
+	if d.payments != nil {
+		wallet = d.cfg.Wallet.Address()
 	}
-	if err := d.cfg.Client.Compare(ctx, d.cfg.Payments.Confirmations, d.cfg.Wallet.Address()); err != nil {
-		return err
+	return d.cfg.Client.Compare(ctx, d.cfg.Payments.Confirmations, wallet)
+}
+
+// watch makes sure that what was paid stays so.
+func (d *direct) watch(ctx context.Context) error {
+	if d.payments == nil {
+		return nil
 	}
 	n, err := d.payments.Watch(ctx)
-	d.watched.Store(int64(n))
+	if err == nil || n > 0 {
+		d.watched.Store(int64(n))
+	}
 	return err
 }
 

@@ -369,7 +369,7 @@ type limited struct {
 }
 
 const (
-	maxTries   = 3
+	maxTries   = 5
 	firstPause = 50 * time.Millisecond
 )
 

@@ -41,7 +41,7 @@ type SoakResult struct {
 // settleTime bounds how long debts may take to be paid when all is quiet, and
 // settlePause is the time between two looks.
 const (
-	settleTime  = 3 * time.Minute
+	settleTime  = 6 * time.Minute
 	settlePause = 300 * time.Millisecond
 )
 

@@ -41,12 +41,11 @@ func runUnsure(ctx context.Context, args []string, stdout io.Writer) error {
 		_ = server.Close()
 	}()
 	fmt.Fprintln(stdout, "ready")
-	err = server.Serve(ln)
-	if ctx.Err() != nil {
-		<-ended
-		return nil
+	if err = server.Serve(ln); ctx.Err() == nil {
+		return fmt.Errorf("unsure endpoint: %w", err)
 	}
-	return fmt.Errorf("unsure endpoint: %w", err)
+	<-ended
+	return nil
 }
 
 // unsure passes calls on to target, but for percent of them: a quarter of those
