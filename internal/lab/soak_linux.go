@@ -14,6 +14,7 @@ import (
 	"cuttle/internal/lab/load"
 	"cuttle/internal/lab/netns"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -143,32 +144,55 @@ func soakLoad(ctx context.Context, n Node, size int, done chan<- struct{}) {
 // settled has everybody pay until all ledgers agree and nobody owes, and says what
 // is wrong if that does not come before ctx ends.
 func (l *Lab) settled(ctx context.Context, r *SoakResult) error {
+	wrong := "nobody was asked"
 	for {
-		ledgers := map[string]control.Ledger{}
-		for _, n := range l.plan.Nodes {
-			if !n.Runs() {
-				continue
-			}
-			c, err := l.Control(n.Name)
-			if err != nil {
-				return err
-			}
-			_, _ = c.Pay(ctx) // what it could not do shows below
-			if ledgers[l.Key(n.Name)], err = c.Ledger(ctx); err != nil {
-				return fmt.Errorf("ledger of %s: %w", n.Name, err)
-			}
+		ledgers, err := l.pay(ctx)
+		if ctx.Err() != nil {
+			return fmt.Errorf("the ledgers did not settle: %s", wrong)
 		}
-		wrong, err := r.compare(ledgers)
+		if err == nil {
+			wrong, err = r.compare(ledgers)
+		}
 		if err == nil && wrong == "" && l.opts.Billing {
 			wrong, err = l.audit(ctx, r)
 		}
 		if err != nil || wrong == "" {
 			return err
 		}
-		if err := pause(ctx, settlePause); err != nil {
-			return fmt.Errorf("the ledgers did not settle: %s", wrong)
+		_ = pause(ctx, settlePause) // its end is seen above
+	}
+}
+
+// pay has all nodes pay at once, and gives their ledgers by their keys.
+func (l *Lab) pay(ctx context.Context) (map[string]control.Ledger, error) {
+	g, ctx := errgroup.WithContext(ctx)
+	all := make([]control.Ledger, len(l.plan.Nodes))
+	for i, n := range l.plan.Nodes {
+		if !n.Runs() {
+			continue
+		}
+		g.Go(func() error { // ends with ctx
+			c, err := l.Control(n.Name)
+			if err != nil {
+				return err
+			}
+			_, _ = c.Pay(ctx) // what it could not do shows in the ledgers
+			if all[i], err = c.Ledger(ctx); err != nil {
+				return fmt.Errorf("ledger of %s: %w", n.Name, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	ledgers := map[string]control.Ledger{}
+	for i, n := range l.plan.Nodes {
+		if n.Runs() {
+			ledgers[l.Key(n.Name)] = all[i]
 		}
 	}
+	return ledgers, nil
 }
 
 // compare looks at each account from both sides; wrong says what may still change.
