@@ -19,7 +19,7 @@ import (
 // Two have to say the same of the same block. One that is outvoted is set aside,
 // and asked nothing for a while; where there is nobody to decide, neither is
 // believed. The only one that answers is believed alone: whoever wants more names
-// more. What is sent goes to all.
+// more. What is sent goes to all that are not set aside.
 
 const (
 	asideFor     = 10 * time.Minute
