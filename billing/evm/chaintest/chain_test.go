@@ -211,7 +211,7 @@ func newClient(tb testing.TB, url string, token common.Address) *evm.Client {
 
 func eventually(tb testing.TB, what string, check func() error) {
 	tb.Helper()
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(150 * time.Second)
 	for {
 		err := check()
 		if err == nil {

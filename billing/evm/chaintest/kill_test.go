@@ -71,7 +71,7 @@ func childRun(dir, die string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 150*time.Second)
 	defer cancel()
 	_, n, err := neighbor(a.book)
 	if err != nil {

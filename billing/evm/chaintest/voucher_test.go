@@ -239,7 +239,7 @@ func childVouchers(dir, die string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 150*time.Second)
 	defer cancel()
 	if err := errors.Join(a.book.Flush(ctx), b.book.Flush(ctx)); err != nil {
 		return err
