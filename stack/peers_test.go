@@ -146,3 +146,54 @@ func TestOnePeer(t *testing.T) {
 		t.Errorf("%d flows, want 2", len(c.firsts()))
 	}
 }
+
+// TestStrangersKeepNoFlow: who was not asked is heard, but the flow is as old as
+// before; who was asked makes it younger.
+func TestStrangersKeepNoFlow(t *testing.T) {
+	c := &cone{}
+	p := newPrograms(t, c, Config{Peers: true})
+	local, proto := p.address(netip.AddrPortFrom(program4, 0))
+	socket, err := gonet.DialUDP(p.net, &local, nil, proto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = socket.Close() })
+	asked := []netip.AddrPort{netip.MustParseAddrPort("203.0.113.10:7"), netip.MustParseAddrPort("198.51.100.5:7")}
+	for _, to := range asked {
+		if _, err := socket.WriteTo([]byte("x"), net.UDPAddrFromAddrPort(to)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !eventually(60*time.Second, func() bool { return len(c.firsts()) == 1 }) {
+		t.Fatal("no flow")
+	}
+	for range asked {
+		<-c.flows[0].out
+	}
+	var f *udpFlow
+	p.stack.udp.mu.Lock()
+	for _, f = range p.stack.udp.flows {
+	}
+	p.stack.udp.mu.Unlock()
+	const old = 1 << 62 // to be told from any time; it lies ahead, so that the flow does not end
+	for _, tt := range []struct {
+		from  string
+		known bool
+	}{{"192.0.2.99:1234", false}, {"203.0.113.10:8", false}, {"198.51.100.5:7", true}, {"192.0.2.99:1234", false}, {"203.0.113.10:7", true}} {
+		f.used.Store(old)
+		f.replied.Store(false)
+		c.flows[0].in <- spoken{netip.MustParseAddrPort(tt.from), "hello"}
+		if n, who, err := socket.ReadFrom(make([]byte, 9)); err != nil || n != 5 || who.String() != tt.from {
+			t.Fatalf("from %s: the program got %d bytes from %v, %v", tt.from, n, who, err)
+		}
+		if younger := f.used.Load() != old; younger != tt.known || f.replied.Load() != tt.known {
+			t.Errorf("%s: flow made younger %v, counts as an answer %v; want %v", tt.from, younger, f.replied.Load(), tt.known)
+		}
+	}
+	for port := range uint16(3 * maxAsked) {
+		f.ask(netip.AddrPortFrom(far4, port+1))
+	}
+	if n := len(f.asked); n > maxAsked {
+		t.Errorf("%d peers remembered, want at most %d", n, maxAsked)
+	}
+}

@@ -22,6 +22,7 @@ const (
 	maxDatagram = 65535 - 28 // bytes of payload
 	keepBuffer  = 4 << 10    // larger buffers of datagrams are not pooled
 	udpTTL      = 64
+	maxAsked    = 1024        // peers of a flow that are remembered; then it starts anew
 	udpLate     = time.Second // a datagram that has waited longer for its PacketConn is dropped: programs have asked again by then
 )
 
@@ -82,8 +83,36 @@ type udpFlow struct {
 	ctx    context.Context //nolint:containedctx // the flow's life
 	cancel context.CancelFunc
 
-	used    atomic.Int64 // when a datagram was last carried, in nanoseconds since the table's start
-	replied atomic.Bool
+	used    atomic.Int64 // when the program last spoke or somebody it has asked did, in nanoseconds since the table's start
+	replied atomic.Bool  // by somebody it has asked
+
+	mu    sync.Mutex // guards asked
+	asked map[netip.AddrPort]struct{}
+}
+
+// ask notes that the program speaks to a peer.
+func (f *udpFlow) ask(peer netip.AddrPort) {
+	if peer == f.first {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.asked == nil || len(f.asked) >= maxAsked {
+		f.asked = make(map[netip.AddrPort]struct{})
+	}
+	f.asked[peer] = struct{}{}
+}
+
+// expects tells whether the program has spoken to a peer. Strangers are heard, but
+// must not keep a flow open (RFC 4787 REQ-6).
+func (f *udpFlow) expects(peer netip.AddrPort) bool {
+	if peer == f.first {
+		return true
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, ok := f.asked[peer]
+	return ok
 }
 
 // udpTable holds the UDP flows there are. Its mutex guards its maps.
@@ -205,6 +234,7 @@ func (s *Stack) datagram(id netstack.TransportEndpointID, pkt *netstack.PacketBu
 		key.dst = netip.AddrPort{}
 	}
 	f, fresh := s.udp.get(s.ctx, key, d.dst)
+	f.ask(d.dst)
 	if fresh {
 		if !s.enter() {
 			s.udp.remove(f)
@@ -358,8 +388,10 @@ func (p *program) from(b []byte, peer netip.AddrPort) error {
 	if !ok {
 		return errNoWay
 	}
-	p.f.replied.Store(true)
-	p.s.udp.touch(p.f)
+	if p.f.expects(peer) {
+		p.f.replied.Store(true)
+		p.s.udp.touch(p.f)
+	}
 	p.s.send(r, flow, b)
 	return nil
 }
