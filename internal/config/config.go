@@ -114,7 +114,13 @@ type Exit struct {
 	ClientBurst     int      `toml:"client_burst"`
 	ClientQueries   int      `toml:"client_queries"`
 	ClientQueryRate int      `toml:"client_query_rate"`
-	Resolver        string   `toml:"resolver"`
+
+	NeighborConnections int `toml:"neighbor_connections"`
+	NeighborRate        int `toml:"neighbor_rate"`
+	NeighborQueries     int `toml:"neighbor_queries"`
+	NeighborQueryRate   int `toml:"neighbor_query_rate"`
+
+	Resolver string `toml:"resolver"`
 }
 
 // Rules are those of the exit's policy, exit.allow in front.

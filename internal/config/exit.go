@@ -58,9 +58,17 @@ func (e *Exit) checkLimits() error {
 	for key, v := range map[string]int{
 		"rate": e.Rate, "queries": e.Queries,
 		"client_rate": e.ClientRate, "client_burst": e.ClientBurst, "client_queries": e.ClientQueries, "client_query_rate": e.ClientQueryRate,
+		"neighbor_query_rate": e.NeighborQueryRate,
 	} {
 		if v < 1 || v > 1<<20 {
 			return fmt.Errorf("exit.%s %d: want 1 to %d", key, v, 1<<20)
+		}
+	}
+	for key, v := range map[string]int{
+		"neighbor_connections": e.NeighborConnections, "neighbor_rate": e.NeighborRate, "neighbor_queries": e.NeighborQueries,
+	} {
+		if v < 0 || v > 1<<20 {
+			return fmt.Errorf("exit.%s %d: want 0 (three quarters of the limit of all) or 1 to %d", key, v, 1<<20)
 		}
 	}
 	return nil

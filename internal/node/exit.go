@@ -35,6 +35,8 @@ func newExit(cfg *config.Config, mark func(network, address string, c syscall.Ra
 			Connections: flows, PerSession: flows / 2, Queries: e.Queries, QueriesPerSession: e.ClientQueries,
 			Rate: e.ClientRate, Burst: e.ClientBurst, TotalRate: e.Rate, TotalBurst: 3 * e.Rate,
 			QueryRate: e.ClientQueryRate, QueryBurst: 4 * e.ClientQueryRate,
+			PerNeighbor: e.NeighborConnections, NeighborRate: e.NeighborRate,
+			QueriesPerNeighbor: e.NeighborQueries, NeighborQueryRate: e.NeighborQueryRate,
 		},
 	})
 }

@@ -124,7 +124,7 @@ func (n *Node) newSwitch() (*circuit.Switch, error) {
 		}
 		n.exit = ex
 		shared := session.NewBudget(exitBudgets)
-		n.sessions = session.NewExit(func() session.Opener { return ex.Circuit() },
+		n.sessions = session.NewExit(func(from wire.NodeID) session.Opener { return ex.Circuit(from) },
 			session.ExitConfig{Session: session.Config{
 				Budget: exitBudget, Shared: shared, Streams: max(1, exitConnections(n.cfg)/2),
 				IdleReplied: time.Duration(n.cfg.Exit.UDPIdle), Queries: n.cfg.Exit.ClientQueries,

@@ -2,8 +2,6 @@ package exit
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -35,9 +33,10 @@ type echoConn struct {
 	net.Conn // the socket, connected
 	raw      syscall.RawConn
 	circuit  *Circuit
+	host     netip.Addr
 	six      bool
 	id       int
-	check    bool // replies to others come here, too
+	check    bool // replies to others come here, too; then id is one of Exit.echoes
 	once     sync.Once
 }
 
@@ -56,9 +55,16 @@ func (c *Circuit) OpenEcho(_ context.Context, dst netip.Addr) (net.Conn, error) 
 		e.counts.failed.Add(1)
 		return nil, &session.Error{Code: CodeOf(err)}
 	}
-	var id [2]byte
-	_, _ = rand.Read(id[:]) // never fails
-	x := &echoConn{Conn: conn, circuit: c, six: dst.Is6(), id: int(binary.BigEndian.Uint16(id[:])), check: raw || runtime.GOOS != "linux"}
+	x := &echoConn{Conn: conn, circuit: c, host: dst, six: dst.Is6()}
+	if raw || runtime.GOOS != "linux" { // else the system chooses the identifier
+		id, ok := e.echoes.take(dst)
+		if !ok {
+			_ = x.Close()
+			e.counts.limited.Add(1)
+			return nil, errLimit
+		}
+		x.id, x.check = int(id), true
+	}
 	if x.raw, err = conn.(syscall.Conn).SyscallConn(); err != nil {
 		_ = x.Close()
 		return nil, &session.Error{Code: CodeOf(err)}
@@ -120,7 +126,7 @@ func (x *echoConn) Write(p []byte) (int, error) {
 	if err != nil || status != wire.EchoData {
 		return 0, errForbidden
 	}
-	if !x.circuit.echo.take(time.Now()) {
+	if now := time.Now(); !x.circuit.echo.take(now) || !x.circuit.near.Load().echo.take(now) {
 		x.circuit.exit.counts.limited.Add(1)
 		return len(p), nil
 	}
@@ -173,11 +179,13 @@ func (x *echoConn) receive(take func([]byte) error) (int64, error) {
 		if err != nil {
 			return 0, streamError(err)
 		}
+		if len(failed) > 0 {
+			broken = -1 // the socket works
+		}
 		for _, f := range failed {
 			if x.check && f.id != x.id {
 				continue
 			}
-			broken = -1 // the socket works
 			out = wire.AppendEcho(out[:0], f.status, f.sequence, nil)
 			if err := take(out); err != nil {
 				return 0, err
@@ -223,8 +231,14 @@ func (x *echoConn) reply(b []byte) (sequence uint16, data []byte, ok bool) {
 
 // Close ends the socket; calls of Read and WriteTo return.
 func (x *echoConn) Close() error {
-	x.once.Do(x.circuit.leave)
-	return x.Conn.Close()
+	err := x.Conn.Close()
+	x.once.Do(func() {
+		if x.check {
+			x.circuit.exit.echoes.give(x.host, uint16(x.id))
+		}
+		x.circuit.leave()
+	})
+	return err
 }
 
 // echoFailure is an ICMP error about a request.

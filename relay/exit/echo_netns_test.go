@@ -25,13 +25,13 @@ func TestEcho(t *testing.T) {
 				return nil, err
 			}
 			raw, err := conn.(syscall.Conn).SyscallConn()
-			return &echoConn{Conn: conn, raw: raw, circuit: c, six: dst.Is6(), id: 77, check: true}, err
+			return &echoConn{Conn: conn, raw: raw, circuit: c, host: dst, six: dst.Is6(), id: 77, check: true}, err
 		},
 	}
 	data := bytes.Repeat([]byte("cuttle"), 200)
 	for name, open := range open {
 		for _, dst := range []string{"127.0.0.1", "127.7.7.7", "::1"} {
-			x, err := open(e.Circuit(), netip.MustParseAddr(dst))
+			x, err := open(someone(e), netip.MustParseAddr(dst))
 			if err != nil {
 				t.Fatalf("%s, %s: open: %v", name, dst, err)
 			}

@@ -13,8 +13,8 @@
 // destinations: it counts.
 //
 // Locks: each share, bucket and quiet has a mutex of its own; Exit.mu guards the
-// cache of the exit's own addresses, Exit.udp the list of UDP sockets. None is
-// taken while another is held, but a share's by who leaves it.
+// cache of the exit's own addresses, Exit.udp the list of UDP sockets, Exit.near that
+// of neighbors. None is taken while another is held, but a share's by who leaves it.
 package exit
 
 import (
@@ -71,6 +71,8 @@ type Exit struct {
 	places  share  // sockets
 	queries share
 
+	echoes identifiers
+
 	upstreams []*upstream
 	counts    counters
 	source    func(ctx context.Context, out netip.AddrPort) netip.Addr // sourceOf, but in tests
@@ -81,6 +83,9 @@ type Exit struct {
 
 	udp   sync.Mutex // guards flows
 	flows map[*udpConn]struct{}
+
+	near      sync.Mutex // guards neighbors, and the sessions of each
+	neighbors map[wire.NodeID]*neighbor
 }
 
 // counters are kept instead of a log.
@@ -120,9 +125,10 @@ func New(cfg Config) (*Exit, error) {
 	l := &cfg.Limits
 	e := &Exit{
 		cfg: cfg, rate: bucket{rate: l.TotalRate, burst: l.TotalBurst},
-		places:  share{total: l.Connections, each: l.PerSession, part: 1},
-		queries: share{total: l.Queries, each: l.QueriesPerSession, part: 4},
-		flows:   make(map[*udpConn]struct{}),
+		places:    share{total: l.Connections, each: l.PerSession, part: 1, near: l.PerNeighbor},
+		queries:   share{total: l.Queries, each: l.QueriesPerSession, part: 4, near: l.QueriesPerNeighbor},
+		flows:     make(map[*udpConn]struct{}),
+		neighbors: make(map[wire.NodeID]*neighbor),
 	}
 	e.source = e.sourceOf
 	for _, r := range cfg.Resolvers {
@@ -169,9 +175,11 @@ func (e *Exit) own() []netip.Addr {
 }
 
 // Circuit is the opener of one session: what it has open counts against limits of
-// its own. It satisfies session.Opener.
+// its own, and against those of the neighbor that the session comes over. It satisfies
+// session.Opener and session.Guest.
 type Circuit struct {
 	exit      *Exit
+	near      atomic.Pointer[neighbor]
 	places    holder
 	questions holder
 	rate      bucket
@@ -179,13 +187,18 @@ type Circuit struct {
 	echo      bucket // echo requests of all flows together
 }
 
-// Circuit makes the opener of a new session.
-func (e *Exit) Circuit() *Circuit {
+// Circuit makes the opener of a new session that comes over a neighbor. The caller
+// calls Leave when it has ended.
+func (e *Exit) Circuit(from wire.NodeID) *Circuit {
 	l := &e.cfg.Limits
-	return &Circuit{
+	c := &Circuit{
 		exit: e, rate: bucket{rate: l.Rate, burst: l.Burst}, asking: bucket{rate: l.QueryRate, burst: l.QueryBurst},
 		echo: bucket{rate: echoRate, burst: 2 * echoRate},
 	}
+	n := e.neighbor(from)
+	c.near.Store(n)
+	c.places.near, c.questions.near = &n.places, &n.questions
+	return c
 }
 
 // OpenTCP connects to dst. Errors carry a *session.Error.
@@ -263,9 +276,12 @@ func (c *Circuit) enter() bool {
 // paced takes a new socket, or a new peer of a socket, from the rates.
 func (c *Circuit) paced() bool {
 	now := time.Now()
-	return c.rate.take(now) && c.exit.rate.take(now)
+	return c.rate.take(now) && c.near.Load().rate.take(now) && c.exit.rate.take(now)
 }
 
 func (c *Circuit) leave() { c.exit.places.give(&c.places) }
 
-var _ session.Opener = (*Circuit)(nil)
+var (
+	_ session.Opener = (*Circuit)(nil)
+	_ session.Guest  = (*Circuit)(nil)
+)

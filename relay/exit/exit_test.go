@@ -30,7 +30,7 @@ import (
 func client(t testing.TB, e *Exit) *session.Client {
 	t.Helper()
 	up, down := sessiontest.Pipe(128)
-	s := session.NewExit(func() session.Opener { return e.Circuit() }, session.ExitConfig{})
+	s := session.NewExit(func(from wire.NodeID) session.Opener { return e.Circuit(from) }, session.ExitConfig{})
 	down.Attach(s.Accept(down, wire.NodeID{1}))
 	c := session.NewClient(up, nil, session.Config{})
 	sessiontest.Join(up, down)
@@ -234,7 +234,7 @@ func TestForbidden(t *testing.T) {
 	dst := listen(t, func(*net.TCPConn) { t.Error("a forbidden destination was connected") })
 	own := netip.MustParseAddr("198.41.0.4")
 	e := newExit(t, Config{Policy: policy(t), Self: func() []netip.Addr { return []netip.Addr{own} }})
-	c := e.Circuit()
+	c := someone(e)
 	mapped := netip.AddrPortFrom(netip.AddrFrom16(dst.Addr().As16()), dst.Port())
 	for _, d := range []netip.AddrPort{dst, mapped, netip.AddrPortFrom(own, 443)} {
 		_, err := c.OpenTCP(t.Context(), d)
@@ -300,13 +300,13 @@ func TestControl(t *testing.T) {
 		networks = append(networks, network)
 		return errors.Join(raw.Control(func(uintptr) {}), deny)
 	}})
-	conn, err := e.Circuit().OpenTCP(t.Context(), dst)
+	conn, err := someone(e).OpenTCP(t.Context(), dst)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = conn.Close()
 	deny = os.NewSyscallError("setsockopt", syscall.EPERM)
-	_, err = e.Circuit().OpenUDP(t.Context(), dst)
+	_, err = someone(e).OpenUDP(t.Context(), dst)
 	codeWanted(t, "denied", err, wire.CodeForbidden)
 	if len(networks) != 2 || networks[0] != "tcp4" || networks[1] != "udp4" {
 		t.Errorf("control saw %q, want tcp4 and udp4", networks)
@@ -362,7 +362,7 @@ func TestDialTimeout(t *testing.T) {
 	}
 	dst := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(name.(*syscall.SockaddrInet4).Port))
 	e := newExit(t, Config{DialTimeout: 100 * time.Millisecond})
-	c := e.Circuit()
+	c := someone(e)
 	for range 10 {
 		conn, err := c.OpenTCP(t.Context(), dst)
 		if err != nil {

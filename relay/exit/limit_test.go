@@ -2,9 +2,11 @@ package exit
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,10 +17,19 @@ import (
 	"cuttle/relay/wire"
 )
 
+var strangers atomic.Uint32
+
+// someone makes the opener of a session that is alone on its neighbor.
+func someone(e *Exit) *Circuit {
+	var from wire.NodeID
+	binary.BigEndian.PutUint32(from[:], strangers.Add(1))
+	return e.Circuit(from)
+}
+
 func TestLimits(t *testing.T) {
 	dst := listen(t, func(c *net.TCPConn) { _, _ = c.Read(make([]byte, 1)) })
 	e := newExit(t, Config{Limits: Limits{Connections: 16, PerSession: 3}})
-	a, b := e.Circuit(), e.Circuit()
+	a, b := someone(e), someone(e)
 	var conns []session.Conn
 	open := func(c *Circuit, want wire.Code) {
 		t.Helper()
@@ -39,19 +50,19 @@ func TestLimits(t *testing.T) {
 	_ = conns[0].Close() // counts once
 	open(a, 0)
 	for e.places.count() < 8 {
-		open(e.Circuit(), 0)
+		open(someone(e), 0)
 	}
 	for e.places.count() < 13 {
-		open(e.Circuit(), 0)
+		open(someone(e), 0)
 	}
-	c := e.Circuit()
+	c := someone(e)
 	open(c, 0)
 	open(c, 0) // one is left
 	open(c, wire.CodeResources)
 	for e.places.count() < 16 {
-		open(e.Circuit(), 0)
+		open(someone(e), 0)
 	}
-	open(e.Circuit(), wire.CodeResources) // of all
+	open(someone(e), wire.CodeResources) // of all
 	for _, c := range conns {
 		c.Abort()
 	}
@@ -90,7 +101,7 @@ func TestRates(t *testing.T) {
 			}
 			return n
 		}
-		a, b, c := e.Circuit(), e.Circuit(), e.Circuit()
+		a, b, c := someone(e), someone(e), someone(e)
 		if x, y := opened(a), opened(b); x != 30 || y != 20 {
 			t.Errorf("at once: %d of one session and %d of the next, want 30 and 20", x, y)
 		}
@@ -178,7 +189,7 @@ func TestSlowNames(t *testing.T) {
 			says("192.0.2.1")(w, q)
 		}, silent)),
 	})
-	greedy := e.Circuit()
+	greedy := someone(e)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	for range 64 {
@@ -191,7 +202,7 @@ func TestSlowNames(t *testing.T) {
 		<-asked
 	}
 	for range 20 {
-		b, err := e.Circuit().Resolve(t.Context(), ask(t, "web.lab.", dns.TypeA))
+		b, err := someone(e).Resolve(t.Context(), ask(t, "web.lab.", dns.TypeA))
 		if err != nil || unpacked(t, b).Rcode != 0 {
 			t.Fatalf("beside a session with slow names: got %x, %v; want an answer", b, err)
 		}
@@ -210,7 +221,7 @@ func TestQueryRate(t *testing.T) {
 	e := newExit(t, Config{
 		Resolvers: at(resolver(t, says("192.0.2.1"), silent)),
 	})
-	c := e.Circuit()
+	c := someone(e)
 	c.asking = bucket{burst: 2} // no token comes back on a slow machine
 	for i, want := range []int{0, 0, dns.RcodeServerFailure} {
 		b, err := c.Resolve(t.Context(), ask(t, "web.lab.", dns.TypeA))

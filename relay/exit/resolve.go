@@ -36,7 +36,7 @@ func (e *Exit) resolve(ctx context.Context, c *Circuit, query []byte) ([]byte, e
 	if code != 0 {
 		return failure(query, code), nil
 	}
-	if !c.asking.take(time.Now()) {
+	if now := time.Now(); !c.asking.take(now) || !c.near.Load().asking.take(now) {
 		e.counts.limited.Add(1)
 		return failure(query, rcodeServFail), nil
 	}

@@ -135,7 +135,7 @@ func TestResolve(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			e := newExit(t, Config{Resolvers: at(tt.resolvers...)})
 			q := ask(t, "web.lab.", dns.TypeA)
-			b, err := e.Circuit().Resolve(t.Context(), q)
+			b, err := someone(e).Resolve(t.Context(), q)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -159,14 +159,14 @@ func TestResolveTimeout(t *testing.T) {
 	e := newExit(t, Config{Resolvers: at(resolver(t, silent, silent))})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	b, err := e.Circuit().Resolve(ctx, ask(t, "web.lab.", dns.TypeA))
+	b, err := someone(e).Resolve(ctx, ask(t, "web.lab.", dns.TypeA))
 	if err != nil || unpacked(t, b).Rcode != dns.RcodeServerFailure {
 		t.Errorf("got %x, %v; want SERVFAIL", b, err)
 	}
 	if got := e.Counts(); got.Queries != 1 || got.Unanswered != 1 {
 		t.Errorf("counts: got %+v, want one query without an answer", got)
 	}
-	_, err = e.Circuit().Resolve(ctx, []byte("garbage"))
+	_, err = someone(e).Resolve(ctx, []byte("garbage"))
 	codeWanted(t, "garbage", err, wire.CodeForbidden)
 }
 
@@ -187,7 +187,7 @@ func TestResolveIdentifier(t *testing.T) {
 	})
 	q := ask(t, strings.Repeat("long.", 40), dns.TypeA)
 	for range 50 {
-		if _, err := e.Circuit().Resolve(t.Context(), q); err != nil {
+		if _, err := someone(e).Resolve(t.Context(), q); err != nil {
 			t.Fatal(err)
 		}
 	}

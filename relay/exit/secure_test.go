@@ -166,7 +166,7 @@ func TestSecureResolvers(t *testing.T) {
 		}
 		var asked atomic.Int32
 		e := newExit(t, Config{Resolvers: []Resolver{r}, Roots: roots})
-		c := e.Circuit()
+		c := someone(e)
 		var work sync.WaitGroup
 		for range 5 {
 			for _, text := range records {
@@ -223,13 +223,13 @@ func TestResolverIsChecked(t *testing.T) {
 			t.Fatal(err)
 		}
 		e := newExit(t, Config{Resolvers: []Resolver{r}, Roots: tt.roots})
-		b, err := e.Circuit().Resolve(t.Context(), ask(t, "web.lab.", dns.TypeA))
+		b, err := someone(e).Resolve(t.Context(), ask(t, "web.lab.", dns.TypeA))
 		if err != nil || unpacked(t, b).Rcode != dns.RcodeServerFailure {
 			t.Errorf("%s alone: got %x, %v; want SERVFAIL", tt.text, b, err)
 		}
 		e = newExit(t, Config{Resolvers: append([]Resolver{r}, at(good)...), Roots: tt.roots})
 		for range failures + 1 {
-			b, err = e.Circuit().Resolve(t.Context(), ask(t, "web.lab.", dns.TypeA))
+			b, err = someone(e).Resolve(t.Context(), ask(t, "web.lab.", dns.TypeA))
 			if err != nil || len(unpacked(t, b).Answer) != 1 {
 				t.Errorf("%s and another: got %x, %v; want the other's answer", tt.text, b, err)
 			}
@@ -249,7 +249,7 @@ func TestPipeReconnects(t *testing.T) {
 	})
 	e := newExit(t, Config{Resolvers: []Resolver{{way: overTLS, addr: addr, name: resolverName}}, Roots: roots})
 	for i := range 5 {
-		b, err := e.Circuit().Resolve(t.Context(), ask(t, "web.lab.", dns.TypeA))
+		b, err := someone(e).Resolve(t.Context(), ask(t, "web.lab.", dns.TypeA))
 		if err != nil || len(unpacked(t, b).Answer) != 1 {
 			t.Fatalf("question %d: got %x, %v; want an answer", i, b, err)
 		}

@@ -154,17 +154,17 @@ func (u *udpConn) welcome(peer netip.AddrPort, size int) bool {
 	return e.cfg.Policy.Check(UDP, peer, e.own()) == nil
 }
 
-// Receive calls take with each datagram and its sender until take or the socket
-// fails. It holds a buffer only while there is something to read.
-func (u *udpConn) Receive(take func(p []byte, from netip.AddrPort) error) error {
+// Receive calls take with each datagram, its sender and whether it was sent to until
+// take or the socket fails. It holds a buffer only while there is something to read.
+func (u *udpConn) Receive(take func(p []byte, from netip.AddrPort, asked bool) error) error {
 	for {
 		b, n, from, err := u.read()
 		known := u.knows(from)
 		if err == nil && (known || u.welcome(from, n)) {
-			if known { // strangers do not keep a flow alive (RFC 4787 section 4.3)
+			if known { // strangers do not keep a flow alive (RFC 4787 REQ-6)
 				u.touch()
 			}
-			err = take(b[:n], from)
+			err = take(b[:n], from, known)
 		}
 		if b != nil {
 			buffers.Put(b)
@@ -254,15 +254,18 @@ func (u *udpConn) Close() error {
 }
 
 // evict closes the UDP socket that has been silent for longest: one of the
-// session's own, else, at a full exit, any that has been silent for a while. False:
-// there is none.
+// session's own; else any that has been silent for a while, of the session's neighbor
+// if it is that one's limit, or at a full exit. False: there is none.
 func (e *Exit) evict(c *Circuit) bool {
-	var own, any *udpConn
+	var own, near, any *udpConn
 	older := func(u, than *udpConn) bool { return than == nil || u.used.Load() < than.used.Load() }
 	e.udp.Lock()
 	for u := range e.flows {
 		if u.circuit == c && older(u, own) {
 			own = u
+		}
+		if u.circuit.near.Load() == c.near.Load() && older(u, near) {
+			near = u
 		}
 		if older(u, any) {
 			any = u
@@ -270,11 +273,16 @@ func (e *Exit) evict(c *Circuit) bool {
 	}
 	e.udp.Unlock()
 	victim := own
-	if victim == nil && any != nil && e.places.short(&c.places) && time.Since(time.Unix(0, any.used.Load())) >= evictAfter {
-		victim = any
-	}
 	if victim == nil {
-		return false
+		switch {
+		case e.places.crowded(&c.places):
+			victim = near
+		case e.places.short(&c.places):
+			victim = any
+		}
+		if victim == nil || time.Since(time.Unix(0, victim.used.Load())) < evictAfter {
+			return false
+		}
 	}
 	e.counts.evicted.Add(1)
 	_ = victim.Close()

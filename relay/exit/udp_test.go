@@ -71,7 +71,7 @@ func TestConeKeepsOut(t *testing.T) {
 	_, good := peer(t, "udp4")
 	bad, badAddr := peer(t, "udp4")
 	e := newExit(t, Config{Policy: policy(t, fmt.Sprintf("deny udp 127.0.0.1:%d", badAddr.Port()), "allow 127.0.0.0/8")})
-	conn, err := e.Circuit().OpenUDP(t.Context(), good)
+	conn, err := someone(e).OpenUDP(t.Context(), good)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestConeKeepsOut(t *testing.T) {
 func TestPeerRate(t *testing.T) {
 	e := newExit(t, Config{})
 	_, first := peer(t, "udp4")
-	c := e.Circuit()
+	c := someone(e)
 	conn, err := c.OpenUDP(t.Context(), first)
 	if err != nil {
 		t.Fatal(err)
@@ -147,7 +147,7 @@ func TestPeerRate(t *testing.T) {
 func TestEviction(t *testing.T) {
 	_, dst := peer(t, "udp4")
 	e := newExit(t, Config{Limits: Limits{Connections: 8, PerSession: 2}})
-	a, b, c := e.Circuit(), e.Circuit(), e.Circuit()
+	a, b, c := someone(e), someone(e), someone(e)
 	open := func(c *Circuit, want wire.Code) *udpConn {
 		t.Helper()
 		conn, err := c.OpenUDP(t.Context(), dst)
@@ -168,11 +168,11 @@ func TestEviction(t *testing.T) {
 	b1 := open(b, 0)
 	c1 := open(c, 0)
 	for e.places.count() < 8 {
-		open(e.Circuit(), 0)
+		open(someone(e), 0)
 	}
-	open(e.Circuit(), wire.CodeResources) // none of the others has been silent for long
+	open(someone(e), wire.CodeResources) // none of the others has been silent for long
 	b1.used.Add(-int64(2 * evictAfter))
-	d1 := open(e.Circuit(), 0)
+	d1 := open(someone(e), 0)
 	if !gone(b1) || gone(a1) || gone(a3) || gone(c1) || gone(d1) {
 		t.Error("a full exit lost another socket than its longest idle one")
 	}

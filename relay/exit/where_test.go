@@ -37,7 +37,7 @@ func TestWhere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		answer, err := e.resolve(t.Context(), e.Circuit(), packed)
+		answer, err := e.resolve(t.Context(), someone(e), packed)
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
@@ -73,7 +73,7 @@ func TestWhereAsksNobody(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := e.resolve(t.Context(), e.Circuit(), packed); err != nil {
+		if _, err := e.resolve(t.Context(), someone(e), packed); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -46,7 +46,7 @@ func (c ExitConfig) withDefaults() ExitConfig {
 // Exit holds the sessions that end here, with and without a circuit. Its methods
 // may be called by any number of goroutines.
 type Exit struct {
-	opener func() Opener
+	opener func(from wire.NodeID) Opener
 	cfg    ExitConfig
 	salt   [32]byte // so that nobody knows how ids fall into the table
 
@@ -84,8 +84,9 @@ type resident struct {
 	prev, next *resident // in the list of detached ones
 }
 
-// NewExit makes an exit without sessions. opener is called for each session.
-func NewExit(opener func() Opener, cfg ExitConfig) *Exit {
+// NewExit makes an exit without sessions. opener is called for each session, with the
+// neighbor that it came over.
+func NewExit(opener func(from wire.NodeID) Opener, cfg ExitConfig) *Exit {
 	x := &Exit{
 		opener: opener, cfg: cfg.withDefaults(),
 		sessions: make(map[[sha256.Size]byte]*resident), neighbors: make(map[wire.NodeID]*neighbor),
@@ -205,7 +206,7 @@ func (x *Exit) admit(from wire.NodeID, index [sha256.Size]byte, id wire.SessionI
 		}
 		x.expel(x.oldest)
 	}
-	r := &resident{id: id, index: index, s: newServer(x.opener(), x.cfg.Session)}
+	r := &resident{id: id, index: index, s: newServer(x.opener(from), x.cfg.Session)}
 	r.s.m.trunk.allow = func(slabs int, must bool) bool { return x.allow(r, int64(slabs)*slabSize, must) }
 	x.sessions[index] = r
 	x.enter(r, from)
@@ -213,6 +214,9 @@ func (x *Exit) admit(from wire.NodeID, index [sha256.Size]byte, id wire.SessionI
 		<-r.s.m.done
 		r.s.m.close()
 		x.forget(r)
+		if g, ok := r.s.opener.(Guest); ok {
+			g.Leave()
+		}
 	})
 	return r
 }
@@ -248,6 +252,9 @@ func (x *Exit) move(r *resident, from wire.NodeID) {
 	x.unlist(r)
 	x.leave(r)
 	x.enter(r, from)
+	if g, ok := r.s.opener.(Guest); ok {
+		g.Move(from)
+	}
 }
 
 // forget ends what is known of a session that has ended.

@@ -173,6 +173,9 @@ func TestAssemblyIsBounded(t *testing.T) {
 	}
 }
 
+// outsider is a peer that nothing was sent to.
+var outsider = netip.MustParseAddrPort("192.0.2.200:9")
+
 // manySocket is a memFlow that tells peers apart.
 type manySocket struct {
 	*memFlow
@@ -186,14 +189,15 @@ func (s *manySocket) Send(p []byte, to netip.AddrPort) error {
 	return err
 }
 
-func (s *manySocket) Receive(take func(p []byte, from netip.AddrPort) error) error {
+func (s *manySocket) Receive(take func(p []byte, from netip.AddrPort, asked bool) error) error {
 	b := make([]byte, maxDatagram)
 	for {
 		n, err := s.Read(b)
 		if err != nil {
 			return err
 		}
-		if err := take(b[:n], <-s.incoming); err != nil {
+		from := <-s.incoming
+		if err := take(b[:n], from, from != outsider); err != nil {
 			return err
 		}
 	}
@@ -417,4 +421,54 @@ func TestLateDatagrams(t *testing.T) {
 		}
 		m.close()
 	})
+}
+
+// TestStrangersKeepNoFlow: datagrams of those nothing was sent to are heard, and the
+// flow ends as if they had not come (RFC 4787 REQ-6).
+func TestStrangersKeepNoFlow(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		replied bool
+		want    time.Duration
+	}{{"unreplied", false, 30 * time.Second}, {"replied", true, 2 * time.Minute}} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				far := &manySocket{newMemFlow(), make(chan netip.AddrPort, 1), make(chan netip.AddrPort, 1)}
+				s := connect(t, &world{udp: func(context.Context) (net.Conn, error) { return far, nil }}, Config{})
+				f := flowTo(t, s)
+				hear := func(from netip.AddrPort) error {
+					far.incoming <- from
+					far.in <- []byte("hello")
+					_, who, err := f.Receive(make([]byte, 10))
+					if err == nil && who != from {
+						t.Errorf("heard %v, want %v", who, from)
+					}
+					return err
+				}
+				writeAll(t, f, "query")
+				<-far.sent
+				if tt.replied {
+					if err := hear(somewhere); err != nil {
+						t.Fatal(err)
+					}
+				}
+				start := time.Now()
+				heard := -1
+				var err error
+				for ; err == nil; heard++ {
+					time.Sleep(7 * time.Second)
+					if f.Err() == nil {
+						err = hear(outsider)
+					} else {
+						err = f.Err()
+					}
+				}
+				wantCode(t, "flow with strangers", err, wire.CodeEnded)
+				if got := time.Since(start); got < tt.want || got > tt.want+7*time.Second || heard < 3 {
+					t.Errorf("ended after %v, having heard %d datagrams of strangers; want it after %v", got, heard, tt.want)
+				}
+				s.end(t)
+			})
+		})
+	}
 }

@@ -104,7 +104,7 @@ func TestExitRefusesViolations(t *testing.T) {
 		"a frame that does not hold": {begin, {wire.PayloadSession, []byte{99, 0, 0, 0, 1}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			x := NewExit(func() Opener { return hang() }, ExitConfig{})
+			x := NewExit(func(wire.NodeID) Opener { return hang() }, ExitConfig{})
 			defer x.Close()
 			c := newWireLog()
 			defer c.Close()
@@ -124,7 +124,7 @@ func TestExitRefusesViolations(t *testing.T) {
 // not looked at.
 func TestAttachNeedsTheID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		x := NewExit(func() Opener { return hang() }, ExitConfig{})
+		x := NewExit(func(wire.NodeID) Opener { return hang() }, ExitConfig{})
 		defer x.Close()
 		first, second, stranger := newWireLog(), newWireLog(), newWireLog()
 		h1 := x.Accept(first, wire.NodeID{1})
@@ -184,7 +184,7 @@ func TestAttachNeedsTheID(t *testing.T) {
 // they keep.
 func TestExitIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		x := NewExit(func() Opener { return hang() }, ExitConfig{Sessions: 16, PerNeighbor: 8, Detached: 6, DetachedPer: 4})
+		x := NewExit(func(wire.NodeID) Opener { return hang() }, ExitConfig{Sessions: 16, PerNeighbor: 8, Detached: 6, DetachedPer: 4})
 		defer x.Close()
 		begin := func(id, from byte) (*wireLog, bool) {
 			c := newWireLog()
@@ -240,7 +240,7 @@ func TestExitIsBounded(t *testing.T) {
 // TestKeptIsBounded: when sessions keep more than the exit has for them, the one
 // that keeps most ends.
 func TestKeptIsBounded(t *testing.T) {
-	x := NewExit(func() Opener { return hang() }, ExitConfig{Kept: 8 * slabSize})
+	x := NewExit(func(wire.NodeID) Opener { return hang() }, ExitConfig{Kept: 8 * slabSize})
 	defer x.Close()
 	a, b := &resident{near: &neighbor{}}, &resident{near: &neighbor{}}
 	if first, second := x.allow(a, slabSize, false), x.allow(a, slabSize, false); !first || !second {
@@ -269,7 +269,7 @@ func FuzzExitCarriers(f *testing.F) {
 	f.Add([]byte{0, 1, 0, 0, 0, 2, 0, 0, 1, 1, 1, 0, 0, 2, 0, 0, 1, 2, 1, 0, 1, 5, 0, 1})
 	f.Add([]byte{0, 1, 0, 0, 0, 5, 0, 1, 0, 4, 0, 1, 0, 7, 0, 0})
 	f.Fuzz(func(t *testing.T, script []byte) {
-		x := NewExit(func() Opener { return answering() }, ExitConfig{Session: Config{Budget: 1 << 20, Streams: 16}})
+		x := NewExit(func(wire.NodeID) Opener { return answering() }, ExitConfig{Session: Config{Budget: 1 << 20, Streams: 16}})
 		carriers := [2]*wireLog{newWireLog(), newWireLog()}
 		var handlers [2]Handler
 		for i, c := range carriers {

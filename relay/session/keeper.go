@@ -25,6 +25,7 @@ const (
 	attachMost   = 8 * time.Second        // at most, before any
 	answerTime   = 2 * time.Second        // for ATTACHED
 	goneAttempts = 2
+	goneDelay    = attachDelay / 6 // doubles before the second of them
 	closeTime    = 500 * time.Millisecond
 )
 
@@ -121,7 +122,7 @@ func (c *Client) again(silent bool, past []time.Time) (*attachment, []time.Time)
 			if gone++; gone == goneAttempts {
 				return nil, past
 			}
-			delay = attachDelay / 2
+			delay = goneDelay // nothing was attached, so nobody learns from the time it takes
 			continue
 		}
 		if err != nil {

@@ -72,7 +72,7 @@ func (r *roads) made() int {
 // travel joins a client and an exit by roads.
 func travel(t testing.TB, o Opener, cfg Config, change func(*roads)) *roads {
 	t.Helper()
-	r := &roads{t: t, exit: NewExit(func() Opener { return o }, ExitConfig{Session: cfg})}
+	r := &roads{t: t, exit: NewExit(func(wire.NodeID) Opener { return o }, ExitConfig{Session: cfg})}
 	if change != nil {
 		change(r)
 	}

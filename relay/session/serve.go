@@ -123,12 +123,15 @@ type replies struct {
 }
 
 func (r replies) Write(p []byte) (int, error) {
-	return len(p), r.send(p, r.flow.dst.Reveal())
+	return len(p), r.send(p, r.flow.dst.Reveal(), true)
 }
 
-func (r replies) send(p []byte, from netip.AddrPort) error {
-	r.idle.replied.Store(true)
-	r.idle.touch()
+// send passes one on. Strangers do not keep a flow open (RFC 4787 REQ-6).
+func (r replies) send(p []byte, from netip.AddrPort, asked bool) error {
+	if asked {
+		r.idle.replied.Store(true)
+		r.idle.touch()
+	}
 	return r.flow.Send(p, from)
 }
 

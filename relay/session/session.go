@@ -29,7 +29,8 @@
 // is kept and is held together with no stream's. Budget.mu guards a list of
 // sessions and is held together with no other. A stream's mutex may be held when
 // control.mu is taken; mux.mu is never held together with a stream's. Exit.mu
-// guards the list of sessions: no other but trunk.mu is taken while it is held.
+// guards the list of sessions: no other but trunk.mu is taken while it is held, and
+// those of an Opener by Guest.Move.
 package session
 
 import (
@@ -85,15 +86,22 @@ type Opener interface {
 	Resolve(ctx context.Context, query []byte) ([]byte, error)
 }
 
+// Guest is an Opener that counts for the neighbor that its session comes over.
+type Guest interface {
+	Move(to wire.NodeID) // the session comes over another one now; does not block
+	Leave()              // it has ended, and every call of the Opener has returned
+}
+
 // Packets is a UDP socket of the exit that speaks to any number of peers of one
 // family. One goroutine sends, another receives.
 type Packets interface {
 	// Send sends one datagram. One that may not or cannot be sent is lost; an
 	// error ends the flow.
 	Send(p []byte, to netip.AddrPort) error
-	// Receive calls take with each datagram that arrives and its sender until
-	// take or the socket fails; take does not keep p.
-	Receive(take func(p []byte, from netip.AddrPort) error) error
+	// Receive calls take with each datagram that arrives, its sender, and whether
+	// something was sent to that one, until take or the socket fails; take does
+	// not keep p.
+	Receive(take func(p []byte, from netip.AddrPort, asked bool) error) error
 }
 
 // Error ends a stream: what its RESET carries. It is the same on both sides.
