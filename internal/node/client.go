@@ -72,7 +72,7 @@ func newClient(cfg *config.Config, self wire.NodeID, m *netmap.Map, nb *neighbor
 		onward: newOnward(cfg.Client), log: log, wish: make(chan bool, 1), state: control.StateOff, since: time.Now(),
 		rng: rand.New(rand.NewChaCha8(seed)),
 	}
-	c.onward.other, c.onward.device = c.other, h.wishOf
+	c.onward.other, c.onward.silent, c.onward.device = c.other, c.proof.shunned, h.wishOf
 	return c, nil
 }
 
@@ -327,7 +327,7 @@ func (c *client) sessions(ctx context.Context) error {
 
 func (c *client) newPool() (*circuit.Pool, error) {
 	return circuit.NewPool(circuit.PoolConfig{
-		Build: c.buildCounted, Choose: c.choose, ChooseTo: c.chooseTo, ChooseFor: c.chooseFor, Retire: c.onward.retire, Ready: c.cfg.Client.Pool,
+		Build: c.buildCounted, Choose: c.choose, ChooseTo: c.chooseTo, ChooseFor: c.chooseFor, ChooseElse: c.chooseElse, Retire: c.onward.retire, Ready: c.cfg.Client.Pool,
 	})
 }
 

@@ -116,15 +116,7 @@ func TestRefusedElsewhere(t *testing.T) {
 	nw.stop["x1"]() // which now forbids what x2 allows
 	nw.cfgs["x1"].Exit.Allow = nil
 	nw.start("x1")
-	const links = 10 // of a mesh with two exits, each with two ends
-	for up, deadline := 0, time.Now().Add(60*time.Second); up < 2*links; time.Sleep(5 * time.Millisecond) {
-		if up = 0; time.Now().After(deadline) {
-			t.Fatal("not all links are up")
-		}
-		for _, n := range nw.nodes {
-			up += len(n.links.up())
-		}
-	}
+	nw.linked(10)
 	o := nw.pool()
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()

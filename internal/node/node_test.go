@@ -25,6 +25,7 @@ import (
 
 	"cuttle/internal/config"
 	"cuttle/internal/control"
+	"cuttle/relay/circuit"
 	"cuttle/stack"
 )
 
@@ -83,6 +84,11 @@ func newNetwork(t *testing.T, mask string) *network {
 // newMesh runs the nodes of names, the first the client and those of exits exits,
 // with these links; the first of each opens it.
 func newMesh(t *testing.T, mask string, names []string, links [][2]string, exits ...string) *network {
+	return newMeshWith(t, mask, names, links, nil, exits...)
+}
+
+// newMeshWith has more in the table [exit] of some exits.
+func newMeshWith(t *testing.T, mask string, names []string, links [][2]string, more map[string]string, exits ...string) *network {
 	nw := &network{
 		t: t, dir: t.TempDir(), names: names, nodes: map[string]*Node{}, cfgs: map[string]*config.Config{},
 		stop: map[string]func(){}, logs: &lockedBuffer{},
@@ -100,7 +106,7 @@ func newMesh(t *testing.T, mask string, names []string, links [][2]string, exits
 		text := fmt.Sprintf("[node]\nstate = %q\ncontrol = %q\nmap = %q\nrelay = %v\nexit = %v\naccept_clients = true\n",
 			filepath.Join(nw.dir, name), filepath.Join(nw.dir, name, "c.sock"), filepath.Join(nw.dir, "map"), name != "c", slices.Contains(exits, name))
 		if slices.Contains(exits, name) {
-			text += "[exit]\nallow = [\"127.0.0.0/8\"]\nresolver = \"127.0.0.1:9\"\n"
+			text += "[exit]\nallow = [\"127.0.0.0/8\"]\nresolver = \"127.0.0.1:9\"\n" + more[name] + "\n"
 		}
 		if name != "c" {
 			text += fmt.Sprintf("[[listen]]\nmask = %q\naddress = \"127.0.0.1:%d\"\n", mask, ports[name])
@@ -250,7 +256,7 @@ func TestNotAClient(t *testing.T) {
 	nw := newNetwork(t, "plain")
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	k, err := nw.pool().get(ctx)
+	k, _, err := nw.pool().getFor(ctx, circuit.Want{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,8 +38,10 @@ type onward struct {
 	refusals  refusals
 	isolation *isolation
 	names     *dnscache.Cache // by isolation key; of the time since the client came up or wanted other paths
-	// other tells why no exit can serve a want, nil if one can.
+	// other tells why no path to an exit serves a want, nil if one does.
 	other func(w circuit.Want) error
+	// silent are the exits that have not answered lately; nil: it is not known.
+	silent func() []wire.NodeID
 	// device tells what the device that an address belongs to wants; nil: nothing of its
 	// own. nil: there are no devices.
 	device func(netip.Addr) (*deviceWish, error)
@@ -181,13 +183,6 @@ func (o *onward) retry() {
 	}
 }
 
-// get takes a circuit into use with the session on it, for what this node itself
-// has to say.
-func (o *onward) get(ctx context.Context) (*carried, error) {
-	k, _, err := o.getFor(ctx, circuit.Want{})
-	return k, err
-}
-
 // getFor takes a circuit that serves the want into use with the session on it.
 func (o *onward) getFor(ctx context.Context, w circuit.Want) (*carried, *circuit.Circuit, error) {
 	p := o.pool.Load()
@@ -208,6 +203,9 @@ func (o *onward) stream(ctx context.Context, f stack.Flow) (*stream, error) {
 	var out *stream
 	dst := f.Dst()
 	w, err := o.want(f, ownerTCP)
+	if err == nil {
+		err = o.unserved(w)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -281,6 +279,9 @@ func (o *onward) datagrams(ctx context.Context, f stack.Flow, by protocol, dial 
 	var out *flow
 	dst := f.Dst()
 	w, err := o.want(f, by)
+	if err == nil {
+		err = o.unserved(w)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -22,8 +22,12 @@ import (
 const exitName = "exit.cuttle."
 
 const (
-	proveStep  = time.Second // between two looks for exits in use that have not answered yet
-	provePause = time.Second // after an exit has not answered
+	proveStep  = time.Second      // between two looks for exits in use that have not answered yet
+	proveTime  = 5 * time.Second  // for an exit's answer
+	provePause = time.Second      // after all have been asked and none was good; doubles
+	proveMost  = 30 * time.Second // at most
+	shunTime   = 2 * time.Minute  // how long flows avoid an exit that has not answered
+	shunMost   = 16               // of those remembered
 )
 
 // errOwnAddress says that an exit is seen under an address of this machine.
@@ -37,6 +41,7 @@ type proof struct {
 	exits   map[wire.NodeID]verdict
 	since   time.Time // of the first good verdict
 	failure error     // of the last attempt, nil after a success
+	silent  []refusal // exits that have not answered lately, the oldest first
 }
 
 type verdict struct {
@@ -47,13 +52,36 @@ type verdict struct {
 func (p *proof) reset() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.exits, p.since, p.failure = nil, time.Time{}, nil
+	p.exits, p.since, p.failure, p.silent = nil, time.Time{}, nil, nil
 }
 
 func (p *proof) fail(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.failure = err
+}
+
+// shun has flows avoid an exit that has not answered.
+func (p *proof) shun(exit wire.NodeID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.silent = slices.DeleteFunc(p.silent, func(r refusal) bool { return r.exit == exit })
+	if len(p.silent) >= shunMost {
+		p.silent = p.silent[1:]
+	}
+	p.silent = append(p.silent, refusal{exit, time.Now()})
+}
+
+// shunned are the exits that have not answered lately.
+func (p *proof) shunned() (out []wire.NodeID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, r := range p.silent {
+		if time.Since(r.at) < shunTime {
+			out = append(out, r.exit)
+		}
+	}
+	return out
 }
 
 func (p *proof) note(exit wire.NodeID, v verdict) {
@@ -63,6 +91,7 @@ func (p *proof) note(exit wire.NodeID, v verdict) {
 		p.exits = make(map[wire.NodeID]verdict)
 	}
 	p.exits[exit], p.failure = v, nil
+	p.silent = slices.DeleteFunc(p.silent, func(r refusal) bool { return r.exit == exit })
 	if v.err == nil && p.since.IsZero() {
 		p.since = time.Now()
 	}
@@ -106,23 +135,20 @@ func (p *proof) state(circuits []circuit.Status, since time.Time) (control.State
 	return control.StateUp, p.since, circuits, nil
 }
 
-// prove asks the first exit as soon as there is a circuit, each further one when
-// it comes into use, and begins anew after there was no circuit at all.
+// prove asks exits as soon as there is a circuit, until one has answered; each further
+// one when it comes into use; and begins anew after there was no circuit at all.
 func (c *client) prove(ctx context.Context) error {
 	tick := time.NewTicker(proveStep)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		c.proof.reset()
-		for ctx.Err() == nil && !c.proveFirst(ctx) {
-			select {
-			case <-time.After(provePause):
-			case <-ctx.Done():
-			}
-		}
+		c.proveFirst(ctx)
 		for ctx.Err() == nil && c.connected() {
+			var asked sync.WaitGroup
 			for _, k := range c.onward.unproven(&c.proof) {
-				c.ask(ctx, k)
+				asked.Go(func() { _ = c.ask(ctx, k) }) // ends with proveTime
 			}
+			asked.Wait()
 			select {
 			case <-tick.C:
 			case <-ctx.Done():
@@ -139,25 +165,56 @@ func (c *client) connected() bool {
 	return slices.ContainsFunc(circuits, func(s circuit.Status) bool { return s.Open })
 }
 
-// proveFirst waits for a circuit and asks its exit.
-func (c *client) proveFirst(ctx context.Context) bool {
-	k, err := c.onward.get(ctx)
-	if err != nil {
-		return false // the pool says why
+// proveFirst asks one exit after the other until one has answered that has no address
+// of ours, or ctx ends.
+func (c *client) proveFirst(ctx context.Context) {
+	wait := func(pause time.Duration) {
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
 	}
-	defer k.done()
-	return c.ask(ctx, k)
+	var failed []wire.NodeID
+	for pause := provePause; ctx.Err() == nil; {
+		w := circuit.Want{Not: failed}
+		if len(failed) > 0 && c.other(w) != nil { // all have been asked
+			wait(pause)
+			pause = min(2*pause, proveMost)
+			failed, w.Not = nil, nil
+		}
+		k, on, err := c.onward.getFor(ctx, w)
+		if err != nil {
+			failed = nil
+			wait(provePause) // the pool says why
+			continue
+		}
+		exit := on.Exit()
+		err = c.ask(ctx, k)
+		k.done()
+		if err == nil {
+			return
+		}
+		failed = append(failed, exit)
+	}
 }
 
-// ask has the exit of a session answer where it is; false: it did not.
-func (c *client) ask(ctx context.Context, k *carried) bool {
+// ask has the exit of a session answer where it is. An error: it does not, or has an
+// address of ours.
+func (c *client) ask(ctx context.Context, k *carried) error {
 	exit := k.exit()
-	addresses, err := askExit(ctx, k.client.Exchange)
+	bounded, cancel := context.WithTimeout(ctx, proveTime)
+	defer cancel()
+	addresses, err := askExit(bounded, k.client.Exchange)
 	if err != nil {
 		if ctx.Err() == nil {
 			c.proof.fail(fmt.Errorf("the exit does not answer: %w", err))
+			select {
+			case <-k.client.Done(): // it was the session that has ended
+			default:
+				c.proof.shun(exit)
+			}
 		}
-		return false
+		return err
 	}
 	v := verdict{addresses: addresses}
 	for _, own := range ownAddresses() {
@@ -166,7 +223,7 @@ func (c *client) ask(ctx context.Context, k *carried) bool {
 		}
 	}
 	c.proof.note(exit, v)
-	return true
+	return v.err
 }
 
 // exit is the last hop of the circuit that a session is on.

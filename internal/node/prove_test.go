@@ -79,12 +79,19 @@ func TestProofState(t *testing.T) {
 	check("nobody has answered", control.StateConnecting, nil, on(good, 1))
 	silent := errors.New("silent")
 	p.fail(silent)
+	p.shun(good)
 	check("no answer", control.StateConnecting, silent, on(good, 1))
+	if got := p.shunned(); !slices.Equal(got, []wire.NodeID{good}) {
+		t.Errorf("avoided: %d exits, want the one that has not answered", len(got))
+	}
 	p.note(bad, verdict{err: errOwnAddress})
 	check("only an exit with our address", control.StateConnecting, errOwnAddress, on(bad, 1))
 	p.note(good, verdict{addresses: []netip.Addr{netip.MustParseAddr("5.6.7.8")}})
 	check("answered", control.StateUp, nil, on(good, 1), on(bad, 0))
 	check("in use with our address", control.StateConnecting, errOwnAddress, on(good, 1), on(bad, 2))
+	if got := p.shunned(); len(got) != 0 {
+		t.Errorf("%d exits are avoided after an answer", len(got))
+	}
 	if got := p.seen(good.String()); !slices.Equal(got, []string{"5.6.7.8"}) {
 		t.Errorf("seen: %v", got)
 	}
@@ -122,6 +129,44 @@ func TestProve(t *testing.T) {
 	await("with one again", true)
 	if strings.Contains(nw.logs.String(), "exit.cuttle") {
 		t.Error("a log names what was asked")
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("end: %v", err)
+	}
+}
+
+// TestProveAnother: when the exit that is asked does not answer, another one is, and
+// flows go by that one.
+func TestProveAnother(t *testing.T) {
+	nw := mesh(t, "x1", "x2")
+	c := nw.nodes["c"].client
+	x1, x2 := nw.nodes["x1"].id.ID, nw.nodes["x2"].id.ID
+	if err := c.reroute(0, []string{x1.String(), x2.String()}); err != nil { // x2 only if x1 will not do
+		t.Fatal(err)
+	}
+	nw.linked(10)
+	nw.nodes["x1"].sessions.Close() // it lets circuits end there, and serves nobody
+	nw.pool()
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- c.prove(ctx) }() // ends with stop
+	up := func() (state control.State) {
+		state, _, _, _ = c.proof.state(nil, time.Time{})
+		return state
+	}
+	silent := false // until it is, nothing else may have proved anything
+	for deadline := time.Now().Add(2 * time.Minute); up() != control.StateUp; time.Sleep(time.Millisecond) {
+		silent = silent || len(c.proof.shunned()) > 0
+		if time.Now().After(deadline) {
+			t.Fatalf("no exit was asked but the one that does not answer\n%s", nw.logs)
+		}
+	}
+	if !silent || c.proof.known(x1) || !c.proof.known(x2) {
+		t.Errorf("x1 was found silent: %v, has answered: %v; x2 has: %v", silent, c.proof.known(x1), c.proof.known(x2))
+	}
+	if w, err := c.onward.want(flowTo("127.0.0.1:80"), ownerTCP); err != nil || !slices.Equal(w.Not, []wire.NodeID{x1}) {
+		t.Errorf("flows avoid %d exits, %v; want x1", len(w.Not), err)
 	}
 	stop()
 	if err := <-ended; err != nil {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -62,6 +63,18 @@ func (c *client) chooseFor(w circuit.Want, avoid []wire.NodeID) ([]*netmap.Recor
 		r.exits = w.Exits
 	}
 	return c.choosePath(r, r.exits, netmap.Constraints{Avoid: avoid, Families: w.Families, Port: w.Port, NotExits: w.Not})
+}
+
+var errOrdered = errors.New("exits are wanted in an order")
+
+// chooseElse finds a path to another exit than the one given. Where exits are wanted
+// in an order, no other one is as welcome.
+func (c *client) chooseElse(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) {
+	r := c.route()
+	if len(r.exits) > 1 {
+		return nil, errOrdered
+	}
+	return c.choosePath(r, r.exits, netmap.Constraints{Avoid: avoid, NotExits: []wire.NodeID{exit}})
 }
 
 // other tells why no exit serves a want.

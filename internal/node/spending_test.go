@@ -14,6 +14,7 @@ import (
 	"cuttle/billing"
 	"cuttle/internal/config"
 	"cuttle/internal/control"
+	"cuttle/relay/circuit"
 	"cuttle/relay/wire"
 	"cuttle/stack"
 )
@@ -180,7 +181,7 @@ func TestSpendingElsewhere(t *testing.T) {
 	nw.spend()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	if _, err := o.get(ctx); err != nil {
+	if _, _, err := o.getFor(ctx, circuit.Want{}); err != nil {
 		t.Fatal(err)
 	}
 	c := nw.nodes["c"]

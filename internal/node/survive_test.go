@@ -95,13 +95,29 @@ func wantEnded(t *testing.T, err error) {
 }
 
 // mesh is a client with two guards, two relays and exits behind them.
-func mesh(t *testing.T, exits ...string) *network {
+func mesh(t *testing.T, exits ...string) *network { return meshWith(t, nil, exits...) }
+
+// meshWith has more in the table [exit] of some exits.
+func meshWith(t *testing.T, more map[string]string, exits ...string) *network {
 	names := append([]string{"c", "g1", "g2", "m1", "m2"}, exits...)
 	links := [][2]string{{"c", "g1"}, {"c", "g2"}, {"g1", "m1"}, {"g1", "m2"}, {"g2", "m1"}, {"g2", "m2"}}
 	for _, x := range exits {
 		links = append(links, [2]string{"m1", x}, [2]string{"m2", x})
 	}
-	return newMesh(t, "plain", names, links, exits...)
+	return newMeshWith(t, "plain", names, links, more, exits...)
+}
+
+// linked waits until so many links are up at both ends.
+func (nw *network) linked(links int) {
+	nw.t.Helper()
+	for up, deadline := 0, time.Now().Add(time.Minute); up < 2*links; time.Sleep(5 * time.Millisecond) {
+		if up = 0; time.Now().After(deadline) {
+			nw.t.Fatal("not all links are up")
+		}
+		for _, n := range nw.nodes {
+			up += len(n.links.up())
+		}
+	}
 }
 
 // inUse names the hops of the circuit that carries a flow.
@@ -202,24 +218,40 @@ func TestTransferSurvives(t *testing.T) {
 	}
 }
 
-// A dead exit ends its flows at once, and new flows go over another.
+// A dead exit ends its flows at once, and new flows go over a circuit to another one
+// that was there before.
 func TestExitGone(t *testing.T) {
 	address, _ := waiter(t)
 	nw := mesh(t, "x1", "x2")
+	nw.linked(10)
 	o := nw.pool()
 	o.answered.mode = earlyOff // or the new flow may be accepted by an exit that is not known to be gone yet
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	conn, err := o.DialTCP(ctx, flowTo(address))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	exits := func() map[string]bool { // of circuits that new flows may have
+		out := map[string]bool{}
+		for _, c := range nw.nodes["c"].Circuits() {
+			if c.State == "open" {
+				out[c.Exit] = true
+			}
+		}
+		return out
+	}
+	for len(exits()) < 2 {
+		if time.Sleep(time.Millisecond); ctx.Err() != nil {
+			t.Fatal("all circuits kept ready end at one exit")
+		}
+	}
 	hops := nw.inUse()
 	nw.stop[hops[2]]()
 	gone := time.Now()
 	again, err := o.DialTCP(ctx, flowTo(address))
-	if took := time.Since(gone); err != nil || took > 3*time.Second {
+	if took := time.Since(gone); err != nil || took > 5*time.Second {
 		t.Errorf("new flow after %v: %v, want one at once", took, err)
 	} else {
 		t.Logf("a new flow was open %v after the exit had gone", took.Round(time.Millisecond))
@@ -227,12 +259,17 @@ func TestExitGone(t *testing.T) {
 	}
 	_, err = conn.Read(make([]byte, 1))
 	wantEnded(t, err)
-	if took := time.Since(gone); took > 4*time.Second {
+	if took := time.Since(gone); took > 5*time.Second {
 		t.Errorf("the flow ended after %v, want at once", took)
 	} else {
 		t.Logf("the flow ended after %v", took.Round(time.Millisecond))
 	}
 	if now := nw.inUse(); slices.Contains(now, hops[2]) {
 		t.Errorf("new flows use %v, %s is gone", now, hops[2])
+	}
+	for _, c := range nw.nodes["c"].client.pool.Circuits() {
+		if c.Streams > 0 && c.Created.After(gone) {
+			t.Error("the new flow has waited for a circuit to be built")
+		}
 	}
 }

@@ -19,8 +19,8 @@ import (
 const elsewhereTime = 5 * time.Second
 
 // want says what kind of circuit a flow needs: its key's, to an exit whose record
-// has the port (which says nothing about private networks) and, if it can be had,
-// the family.
+// has the port and the family. It says nothing about private networks: there the
+// port does not matter, and the family if it can be had.
 func (o *onward) want(f stack.Flow, by protocol) (circuit.Want, error) {
 	dst := f.Dst()
 	w, err := o.aim(f, by, false)
@@ -35,23 +35,41 @@ func (o *onward) want(f stack.Flow, by protocol) (circuit.Want, error) {
 		w.Families = netmap.IPv6
 	}
 	w.Not = o.refusals.avoid(visit{w.Key, addr})
-	return o.possible(w), nil
+	if o.other == nil {
+		return w, nil
+	}
+	w = o.avoiding(w)
+	if w.Families != 0 && addr.IsPrivate() && o.other(w) != nil {
+		w.Families = 0
+	}
+	return w, nil
 }
 
-// possible gives up what can only be preferred, when no exit has it: the exits
-// that failed for the host may have recovered, and an exit without the family says
-// so at once.
-func (o *onward) possible(w circuit.Want) circuit.Want {
-	if o.other == nil {
-		return w
+// avoiding adds the exits that do not answer. When no other is left those are tried
+// that have failed: they may have recovered.
+func (o *onward) avoiding(w circuit.Want) circuit.Want {
+	if o.silent != nil {
+		w.Not = append(w.Not, o.silent()...)
 	}
 	if len(w.Not) > 0 && o.other(w) != nil {
 		w.Not = nil
 	}
-	if w.Families != 0 && o.other(w) != nil {
-		w.Families = 0
-	}
 	return w
+}
+
+// unserved tells what a program hears of a flow that no exit takes for its family,
+// without asking one: programs with both families go on with the other at once (RFC
+// 8305). nil: there is an exit, or none for either family at present.
+func (o *onward) unserved(w circuit.Want) error {
+	if o.other == nil || w.Families == 0 {
+		return nil
+	}
+	either := w
+	either.Families = 0
+	if err := o.other(w); err != nil && o.other(either) == nil {
+		return fmt.Errorf("%w: %w", stack.ErrNetUnreachable, err)
+	}
+	return nil
 }
 
 // each calls do with sessions until it is done for another reason than the end
@@ -63,9 +81,15 @@ func (o *onward) each(ctx context.Context, w circuit.Want, host netip.Addr, do f
 	var said error // by the first exit
 	for range attempts {
 		k, c, err := o.getFor(ctx, w)
+		if err != nil && said == nil && len(w.Not) > 0 { // the others cannot be reached
+			w.Not = nil
+			k, c, err = o.getFor(ctx, w)
+		}
 		switch {
 		case err != nil && said != nil:
 			return onwardError(said)
+		case err != nil && o.unserved(w) != nil: // there was no link yet, or the wishes have changed
+			return fmt.Errorf("%w: %w", stack.ErrNetUnreachable, err)
 		case errors.Is(err, netmap.ErrNoExit) && (w.Port != 0 || len(w.Exits) > 0):
 			return fmt.Errorf("%w: %w", stack.ErrProhibited, err)
 		case err != nil:

@@ -38,6 +38,9 @@ type PoolConfig struct {
 	// ChooseFor is the same for paths to an exit that a want asks for, whatever its
 	// key. nil: what no circuit serves waits for one by chance.
 	ChooseFor func(w Want, avoid []wire.NodeID) ([]*netmap.Record, error)
+	// ChooseElse is Choose for paths to another exit that is as welcome, so that the
+	// circuits kept ready do not all end with one exit. nil: they may.
+	ChooseElse func(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error)
 	// Retire closes a circuit that is too old and not in use; it must not block.
 	// nil: Circuit.Close.
 	Retire func(*Circuit)
@@ -79,6 +82,7 @@ type Pool struct {
 	known   map[Key]bool // keys that have had a circuit; forgotten when there are too many
 	sampled time.Time
 	beside  *beside       // what another circuit is deserved by; nil: nothing
+	alike   time.Time     // no look for another exit than that of all circuits before it
 	changed chan struct{} // closed and replaced when a circuit is added
 	stopped bool
 
@@ -143,7 +147,7 @@ func (p *Pool) why(ctxErr error) error {
 // Retry lets the pool try again at once, e.g. since a link came up.
 func (p *Pool) Retry() {
 	p.mu.Lock()
-	p.retry, p.fails = time.Time{}, 0
+	p.retry, p.fails, p.alike = time.Time{}, 0, time.Time{}
 	clear(p.avoid)
 	p.mu.Unlock()
 	p.wake()
@@ -188,6 +192,10 @@ func (p *Pool) Run(ctx context.Context) error {
 		}
 		if b, ok := p.another(now); ok {
 			p.buildBeside(ctx, b)
+			continue
+		}
+		if exit, ok := p.alone(now); ok {
+			p.buildElse(ctx, exit)
 			continue
 		}
 		p.sleep(ctx, now)
@@ -264,6 +272,11 @@ func (p *Pool) nextDue(now time.Time) time.Time {
 			sooner(m.c.turn.used.Add(p.cfg.Lifetime))
 		}
 	}
+	if p.cfg.ChooseElse != nil && p.roomLeft() {
+		if _, only := p.onlyExit(now); only {
+			sooner(p.alike)
+		}
+	}
 	if p.short(now) {
 		at := p.builds.ready(now)
 		if p.retry.After(at) {
@@ -279,7 +292,7 @@ func (p *Pool) build(ctx context.Context) {
 	p.mu.Lock()
 	begun := p.renewed
 	p.mu.Unlock()
-	path, err := p.around(nil, p.avoided(time.Now()), false, p.cfg.Choose)
+	path, err := p.chooseAhead(time.Now())
 	var c *Circuit
 	if err == nil {
 		c, err = p.cfg.Build(ctx, path)

@@ -89,21 +89,8 @@ func (p *Pool) buildBeside(ctx context.Context, b beside) {
 	begun := p.renewed
 	p.mu.Unlock()
 	path, err := p.chooseTo(b.exit, nil, false)
-	var c *Circuit
-	if err == nil {
-		c, err = p.cfg.Build(ctx, path)
-	}
 	if err != nil {
-		if ctx.Err() == nil {
-			p.blame(path, err, time.Now())
-		}
 		return
 	}
-	if p.cfg.Opened != nil {
-		p.cfg.Opened(c)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	c.turn = b.turn
-	p.add(&member{c: c, exit: path[len(path)-1], old: p.renewed != begun})
+	p.finish(ctx, path, begun, b.turn)
 }

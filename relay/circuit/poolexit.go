@@ -137,3 +137,85 @@ func (p *Pool) chooseTo(exit wire.NodeID, lost []wire.NodeID, silent bool) ([]*n
 	failed := slices.DeleteFunc(p.avoided(time.Now()), func(id wire.NodeID) bool { return id == exit })
 	return p.around(lost, failed, silent, func(avoid []wire.NodeID) ([]*netmap.Record, error) { return p.cfg.ChooseTo(exit, avoid) })
 }
+
+// chooseAhead finds a path for a circuit to be kept ready: to another exit than all
+// those that are ready, if there is one, since they may all go at once.
+func (p *Pool) chooseAhead(now time.Time) ([]*netmap.Record, error) {
+	failed := p.avoided(now)
+	p.mu.Lock()
+	exit, only := p.onlyExit(now)
+	p.mu.Unlock()
+	if only && p.cfg.ChooseElse != nil {
+		if path, err := p.cfg.ChooseElse(exit, failed); err == nil {
+			return path, nil
+		}
+	}
+	return p.around(nil, failed, false, p.cfg.Choose)
+}
+
+// onlyExit tells whether all circuits that may be used end at one exit, and at which.
+// Called with mu held.
+func (p *Pool) onlyExit(now time.Time) (exit wire.NodeID, only bool) {
+	for _, m := range p.members {
+		if !p.usable(m, now) || m.c.turn.wished {
+			continue
+		}
+		if only && m.exit.ID != exit {
+			return exit, false
+		}
+		exit, only = m.exit.ID, true
+	}
+	return exit, only
+}
+
+// roomLeft tells whether there are fewer circuits than there may be. Called with mu
+// held.
+func (p *Pool) roomLeft() bool { return len(p.members)+p.demands < p.cfg.Most }
+
+// alone tells whether to look for another exit, now and then, since none could be
+// reached when the circuits were built, and which one it is not to be.
+func (p *Pool) alone(now time.Time) (exit wire.NodeID, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cfg.ChooseElse == nil || now.Before(p.alike) || !p.roomLeft() {
+		return exit, false
+	}
+	if exit, ok = p.onlyExit(now); !ok {
+		return exit, false
+	}
+	p.alike = now.Add(avoidTime)
+	return exit, p.builds.take(now)
+}
+
+// buildElse makes one circuit to another exit. A failure costs nothing.
+func (p *Pool) buildElse(ctx context.Context, exit wire.NodeID) {
+	p.mu.Lock()
+	begun := p.renewed
+	p.mu.Unlock()
+	path, err := p.cfg.ChooseElse(exit, p.avoided(time.Now()))
+	if err != nil {
+		p.mu.Lock()
+		p.builds.give()
+		p.mu.Unlock()
+		return
+	}
+	p.finish(ctx, path, begun, turn{})
+}
+
+// finish makes a circuit that is not urgent, and adds it for whom turn says.
+func (p *Pool) finish(ctx context.Context, path []*netmap.Record, begun int, turn turn) {
+	c, err := p.cfg.Build(ctx, path)
+	if err != nil {
+		if ctx.Err() == nil {
+			p.blame(path, err, time.Now())
+		}
+		return
+	}
+	if p.cfg.Opened != nil {
+		p.cfg.Opened(c)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.turn = turn
+	p.add(&member{c: c, exit: path[len(path)-1], old: p.renewed != begun})
+}

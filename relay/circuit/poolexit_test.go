@@ -65,3 +65,70 @@ func TestGetToLeavesTheSilent(t *testing.T) {
 		}
 	})
 }
+
+// Of the circuits kept ready one ends at another exit, where there is one.
+func TestAnotherExitIsReady(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		others bool
+		want   int
+	}{{"two exits", true, 2}, {"one exit", false, 1}} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var pn *poolNet
+				pn = newPoolNet(t, func(cfg *PoolConfig) { // which prefers exit 5
+					cfg.ChooseElse = func(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) {
+						if !tt.others {
+							return nil, netmap.ErrNoExit
+						}
+						return pn.choose(append(slices.Clone(avoid), exit))
+					}
+				})
+				synctest.Wait()
+				exits := map[wire.NodeID]bool{}
+				for _, s := range pn.pool.Circuits() {
+					exits[s.Hops[2]] = true
+				}
+				if n, _ := open(pn.pool); len(exits) != tt.want || n != defaultReady {
+					t.Errorf("%d circuits ready, to %d exits; want %d, to %d", n, len(exits), defaultReady, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// Where no other exit could be reached at first, one is looked for later.
+func TestAnotherExitComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var pn *poolNet
+		var there atomic.Bool
+		pn = newPoolNet(t, func(cfg *PoolConfig) {
+			cfg.ChooseElse = func(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) {
+				if !there.Load() {
+					return nil, netmap.ErrNoExit
+				}
+				return pn.choose(append(slices.Clone(avoid), exit))
+			}
+		})
+		exits := func() int {
+			ids := map[wire.NodeID]bool{}
+			for _, s := range pn.pool.Circuits() {
+				ids[s.Hops[2]] = true
+			}
+			return len(ids)
+		}
+		time.Sleep(time.Minute)
+		if n := exits(); n != 1 || pn.built() != defaultReady {
+			t.Fatalf("%d builds, to %d exits; want %d, to one", pn.built(), n, defaultReady)
+		}
+		there.Store(true)
+		time.Sleep(avoidTime)
+		if n := exits(); n != 2 || pn.built() != defaultReady+1 {
+			t.Errorf("later %d builds, to %d exits; want one more, to the other", pn.built(), n)
+		}
+		time.Sleep(time.Hour)
+		if pn.built() != defaultReady+1 {
+			t.Errorf("%d builds after an hour, want %d", pn.built(), defaultReady+1)
+		}
+	})
+}
