@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -69,8 +70,12 @@ func (p Plan) render(n Node, k keys) string {
 		line("\n[[neighbor]]\ndescriptor = %q", p.descriptor(n, name, k))
 	}
 	if n.Role == RoleExit {
-		line("\n[exit]\nprice = %d\nallow = [%q, %q]", exitPrice, policyV4, policyV6)
-		line("policy = []\nresolver = %q", netip.AddrPortFrom(webV4, dnsPort))
+		line("\n[exit]\nprice = %d\nallow = [%q, %q, %q, %q]", exitPrice, policyV4, policyV6, plainV4, plainV6)
+		policy := ""
+		if n.NoIPv6 {
+			policy = strconv.Quote("deny ipv6")
+		}
+		line("policy = [%s]\nresolver = %q", policy, netip.AddrPortFrom(webV4, dnsPort))
 	}
 	if n.Role == RoleClient {
 		line("\n[client]\nenabled = true\nup = true\nhops = %d\npool = 3\nmax_tier = %d", o.Hops, maxTier)

@@ -104,6 +104,7 @@ func zone() web.Zone {
 		WebName + ".":       {webV4, webV6},
 		"v4.lab.":           {webV4},
 		"v6.lab.":           {webV6},
+		"dual.lab.":         {webV4, publicV6},
 		"refused.lab.":      {refusesV4, refusesV6},
 		"unreachable.lab.":  {unreachV4A, unreachV6A},
 		"blackhole.lab.":    {blackV4A, blackV6A},

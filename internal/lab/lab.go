@@ -36,6 +36,7 @@ type Options struct {
 	Shape   emulate.Shape `json:"shape"` // of every path between relays, and between clients and relays
 	Billing bool          `json:"billing"`
 	Account bool          `json:"account,omitempty"` // billing without a chain, by account
+	NoIPv6  int           `json:"no_ipv6,omitempty"` // so many exits, the first ones, let no IPv6 out
 	// These three: with Billing only.
 	Vouchers bool          `json:"vouchers,omitempty"` // neighbors are paid with vouchers on the channel hub
 	Day      time.Duration `json:"day,omitempty"`      // what a day of the accountants takes, 24 scans; 0: a scan every 10 s
@@ -82,6 +83,8 @@ func (o Options) Check() error {
 		return fmt.Errorf("--clients must be between 0 and %d", maxClients)
 	case o.Guards < 0 || o.Guards > maxGuards:
 		return fmt.Errorf("a client has at most %d guards", maxGuards)
+	case o.NoIPv6 < 0 || o.NoIPv6 > o.Exits:
+		return errors.New("there are not so many exits to be without IPv6")
 	case o.Billing && o.Account:
 		return errors.New("either --billing, on a chain, or --account")
 	case !o.Billing && (o.Vouchers || o.Day != 0 || o.RPCFail != 0):

@@ -41,8 +41,10 @@ const (
 	echoPort    = 7
 	policyV4    = "10.99.0.0/16"
 	policyV6    = "fd99::/32"
-	unreachable = "10.99.7.0/24" // the router answers host unreachable
-	blackhole   = "10.99.8.0/24" // the router says nothing
+	plainV4     = "203.0.113.0/24" // of documentation; to a client they are like any on the Internet,
+	plainV6     = "2001:db8::/32"  // other than private ones
+	unreachable = "10.99.7.0/24"   // the router answers host unreachable
+	blackhole   = "10.99.8.0/24"   // the router says nothing
 	unreachV6   = "fd99:0:7::/64"
 	blackholeV6 = "fd99:0:8::/64"
 )
@@ -57,6 +59,7 @@ var (
 	unreachV6A = netip.MustParseAddr("fd99:0:7::7")
 	blackV4A   = netip.MustParseAddr("10.99.8.8")
 	blackV6A   = netip.MustParseAddr("fd99:0:8::8")
+	publicV6   = netip.MustParseAddr("2620:0:2d0:200::8") // nobody's here; unlike the others no private one
 )
 
 // Node is one namespace beside the router, with what runs in it.
@@ -71,6 +74,7 @@ type Node struct {
 	Neighbors []string // relays it lists
 	Dials     []string // those of them it opens the link to
 	Guard     bool     // some client's first hop
+	NoIPv6    bool     // an exit that lets none out
 	LAN       bool     // a client that is the router of the LAN, at LANInterface
 }
 
@@ -150,7 +154,7 @@ func planRelays(o Options, random *rand.Rand) []Node {
 	for i := range relays {
 		n := planNode(o, fmt.Sprintf("n%d", i+1), RoleRelay, i+1)
 		if i >= o.Nodes-o.Exits {
-			n.Role = RoleExit
+			n.Role, n.NoIPv6 = RoleExit, i < o.Nodes-o.Exits+o.NoIPv6
 		}
 		n.Port = uint16(20_000 + random.IntN(40_001))
 		if o.Mask == "https" {

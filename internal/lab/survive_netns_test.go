@@ -8,6 +8,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -170,4 +172,66 @@ func inUse(t *testing.T, l *Lab) []string {
 	}
 	t.Fatalf("no circuit is in use: %+v", circuits)
 	return nil
+}
+
+// TestExitKilled: when the exit dies, a download through it ends with a reset, and what
+// begins then goes over the other exit.
+func TestExitKilled(t *testing.T) {
+	o := options(t)
+	o.Nodes, o.Exits = 5, 2
+	l := up(t, o)
+	const most = time.Minute // on a machine with much else to do; else a new connection takes some ten milliseconds, and an old one ends within half a second
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	n, err := l.node("client")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var messages strings.Builder
+	cmd := netns.Command(ctx, n.Namespace, "/proc/self/exe", load.VerbFetch, "http://"+WebName+"/bytes/1000000000")
+	cmd.Stderr = &messages
+	body, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.CopyN(io.Discard, body, 20e6); err != nil {
+		t.Fatal(err)
+	}
+	victim := inUse(t, l)[2]
+	for ready := false; !ready; time.Sleep(10 * time.Millisecond) {
+		circuits, err := l.Circuits(ctx, "client")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range circuits {
+			ready = ready || c.Open() && c.Exit != victim
+		}
+	}
+	gone := time.Now()
+	if err := l.Signal(ctx, victim, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	seen, err := get(t, l, "client", "http://"+WebName+"/ip")
+	for err != nil && time.Since(gone) < most {
+		seen, err = get(t, l, "client", "http://"+WebName+"/ip")
+	}
+	fresh := time.Since(gone)
+	if left, _ := l.node(victim); err != nil || !exitAddress(l.plan, seen) || slices.ContainsFunc(left.Hosts(), func(a netip.Addr) bool { return a.String() == seen }) {
+		t.Errorf("a new connection is seen at %q, %v; want the other exit", seen, err)
+	}
+	if _, err := io.Copy(io.Discard, body); err != nil {
+		t.Error(err)
+	}
+	err = cmd.Wait()
+	ended := time.Since(gone)
+	if err == nil || !strings.Contains(messages.String(), "reset by peer") {
+		t.Errorf("the download ended with %v, %q; want a reset", err, messages.String())
+	}
+	t.Logf("after the exit's death a new connection was through in %v, the download ended in %v", fresh.Round(time.Millisecond), ended.Round(time.Millisecond))
+	if fresh > most || ended > most {
+		t.Errorf("that took %v and %v, want at most %v each", fresh, ended, most)
+	}
 }
