@@ -111,7 +111,8 @@ func childRun(dir, die string) error {
 // forgotten.
 func TestKillAtEachStep(t *testing.T) {
 	c := startChain(t)
-	defer c.mine()()
+	stop := c.mine()
+	defer func() { stop() }()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -128,10 +129,18 @@ func TestKillAtEachStep(t *testing.T) {
 		p := mustOpen(t, setup{self: 1, dir: dir, url: c.url, token: c.token}) // makes the wallet
 		c.fund(p.wallet.Address(), ether(1), ether(1))
 		p.stop()
+		if step == "mined" { // which is between two looks of a slow machine if blocks come fast
+			stop()
+			stop = c.mineEvery(3 * time.Second)
+		}
 		var exit *exec.ExitError
 		if err := run(dir, step); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 			t.Errorf("%s: child was not killed there: %v", step, err)
 			continue
+		}
+		if step == "mined" {
+			stop()
+			stop = c.mine()
 		}
 		if err := run(dir, "never"); err != nil {
 			t.Errorf("%s: after the kill: %v", step, err)
