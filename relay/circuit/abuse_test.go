@@ -40,15 +40,13 @@ func TestClientBreaksTheRules(t *testing.T) {
 		},
 		"a cell with one bit changed": func(c *Circuit) {
 			cell := wire.NewCell(wire.Reliable)
-			n, _ := putSession(c.path.Payload(cell), wire.PayloadSession, []byte("x"))
-			c.path.Seal(cell, 1, n)
+			c.path.Seal(cell, 1, copy(c.path.Payload(cell), []byte{wire.PayloadSession, 'x'}))
 			cell.Body()[700] ^= 1
 			c.lane.Load().Send(cell)
 		},
 		"a cell twice": func(c *Circuit) {
 			cell, again := wire.NewCell(wire.Reliable), wire.NewCell(wire.Reliable)
-			n, _ := putSession(c.path.Payload(cell), wire.PayloadSession, []byte("x"))
-			c.path.Seal(cell, 1, n)
+			c.path.Seal(cell, 1, copy(c.path.Payload(cell), []byte{wire.PayloadSession, 'x'}))
 			copy(again.Body(), cell.Body())
 			c.lane.Load().Send(cell)
 			c.lane.Load().Send(again)

@@ -93,11 +93,32 @@ func ofSession(p []byte) bool {
 	return len(p) > 1 && (p[0] == wire.PayloadSession || p[0] == wire.PayloadAttach)
 }
 
-// putSession writes a session packet into a payload and returns its length.
-func putSession(payload []byte, kind byte, packet []byte) (int, error) {
-	if len(packet) == 0 || len(packet) > wire.SessionPacketSize {
-		return 0, fmt.Errorf("%w: %d bytes", errPacket, len(packet))
+// sendBatch is how many cells are sealed and queued at a time.
+const sendBatch = 32
+
+// send puts packets of the session into cells, has them sealed and queues them on
+// the lane, waiting for room. The caller holds what keeps the order.
+func (o *outlet) send(lane *link.Lane, kind byte, class wire.Class, packets [][]byte, payload func(*wire.Cell) []byte, seal func(*wire.Cell, int)) error {
+	for _, p := range packets {
+		if len(p) == 0 || len(p) > wire.SessionPacketSize {
+			return fmt.Errorf("%w: %d bytes", errPacket, len(p))
+		}
 	}
-	payload[0] = kind
-	return 1 + copy(payload[1:], packet), nil
+	var buf [sendBatch]*wire.Cell
+	for len(packets) > 0 {
+		if err := o.wait(lane); err != nil {
+			return err
+		}
+		cells := buf[:min(len(packets), sendBatch)]
+		wire.NewCells(cells)
+		for i, c := range cells {
+			c.Reset(class)
+			b := payload(c)
+			b[0] = kind
+			seal(c, 1+copy(b[1:], packets[i]))
+		}
+		lane.SendAll(cells)
+		packets = packets[len(cells):]
+	}
+	return nil
 }

@@ -53,21 +53,17 @@ func (c *Circuit) Attach(h Handler) { c.handler.Store(&h) }
 // copied) to the last hop; kind is wire.PayloadSession or wire.PayloadAttach. It blocks while the circuit is backed up and returns
 // ErrClosed once it has ended. Any number of goroutines may call it.
 func (c *Circuit) Send(kind byte, class wire.Class, packet []byte) error {
+	one := [1][]byte{packet}
+	return c.SendAll(kind, class, one[:])
+}
+
+// SendAll is Send for packets that follow each other; the slice stays the caller's.
+func (c *Circuit) SendAll(kind byte, class wire.Class, packets [][]byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	lane := c.lane.Load()
-	if err := c.out.wait(lane); err != nil {
-		return err
-	}
-	cell := wire.NewCell(class)
-	n, err := putSession(c.path.Payload(cell), kind, packet)
-	if err != nil {
-		cell.Release()
-		return err
-	}
-	c.path.Seal(cell, c.path.Len()-1, n)
-	lane.Send(cell)
-	return nil
+	return c.out.send(c.lane.Load(), kind, class, packets, c.path.Payload, func(cell *wire.Cell, n int) {
+		c.path.Seal(cell, c.path.Len()-1, n)
+	})
 }
 
 // control sends a circuit message to one hop.

@@ -17,21 +17,16 @@ type Terminal struct {
 // copied) to the client; kind is wire.PayloadSession or wire.PayloadAttach. It blocks while the circuit is backed up and returns ErrClosed
 // once it has ended. Any number of goroutines may call it.
 func (x *Terminal) Send(kind byte, class wire.Class, packet []byte) error {
+	one := [1][]byte{packet}
+	return x.SendAll(kind, class, one[:])
+}
+
+// SendAll is Send for packets that follow each other; the slice stays the caller's.
+func (x *Terminal) SendAll(kind byte, class wire.Class, packets [][]byte) error {
 	t := x.t
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := x.out.wait(t.prev); err != nil {
-		return err
-	}
-	c := wire.NewCell(class)
-	n, err := putSession(t.hop.Payload(c), kind, packet)
-	if err != nil {
-		c.Release()
-		return err
-	}
-	t.hop.Originate(c, n)
-	t.prev.Send(c)
-	return nil
+	return x.out.send(t.prev, kind, class, packets, t.hop.Payload, t.hop.Originate)
 }
 
 // Neighbor returns the node that the circuit comes over: the one before us.

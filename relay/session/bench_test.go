@@ -106,10 +106,11 @@ func BenchmarkUpload(b *testing.B) {
 // blackhole takes packets and does nothing.
 type blackhole struct{ done chan struct{} }
 
-func (blackhole) Send(byte, wire.Class, []byte) error { return nil }
-func (blackhole) Attach(Handler)                      {}
-func (blackhole) Close()                              {}
-func (c blackhole) Done() <-chan struct{}             { return c.done }
+func (blackhole) Send(byte, wire.Class, []byte) error      { return nil }
+func (blackhole) SendAll(byte, wire.Class, [][]byte) error { return nil }
+func (blackhole) Attach(Handler)                           {}
+func (blackhole) Close()                                   {}
+func (c blackhole) Done() <-chan struct{}                  { return c.done }
 
 // BenchmarkWrite is the sender's cost alone.
 func BenchmarkWrite(b *testing.B) {
@@ -138,6 +139,8 @@ func BenchmarkResend(b *testing.B) {
 	m := muxOn(carrier, Config{})
 	s, _ := benchStreams(m, m, 1)
 	s.credits = 1 << 30
+	m.trunk.flight.limit = mostFlight
+	m.trunk.until.Store(mostFlight)
 	if _, err := s.Write(make([]byte, size)); err != nil {
 		b.Fatal(err)
 	}

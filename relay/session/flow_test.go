@@ -137,6 +137,9 @@ func (r *recording) Send(_ byte, _ wire.Class, p []byte) error {
 	*r.out = append(*r.out, bytes.Clone(p))
 	return nil
 }
+func (r *recording) SendAll(kind byte, class wire.Class, packets [][]byte) error {
+	return each(r, kind, class, packets)
+}
 func (r *recording) Close()                {}
 func (r *recording) Done() <-chan struct{} { return nil }
 
@@ -260,8 +263,12 @@ type stuck struct {
 }
 
 func (c *stuck) Send(byte, wire.Class, []byte) error { <-c.done; return errGone }
-func (c *stuck) Close()                              { c.once.Do(func() { close(c.done) }) }
-func (c *stuck) Done() <-chan struct{}               { return c.done }
+func (c *stuck) SendAll(byte, wire.Class, [][]byte) error {
+	return c.Send(0, wire.Reliable, nil)
+}
+
+func (c *stuck) Close()                { c.once.Do(func() { close(c.done) }) }
+func (c *stuck) Done() <-chan struct{} { return c.done }
 
 // TestBlockedCarrier: writers of datagrams never wait, and what waits is bounded.
 func TestBlockedCarrier(t *testing.T) {

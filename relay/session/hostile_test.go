@@ -32,6 +32,10 @@ func (c *wireLog) Send(kind byte, _ wire.Class, p []byte) error {
 	}
 }
 
+func (c *wireLog) SendAll(kind byte, class wire.Class, packets [][]byte) error {
+	return each(c, kind, class, packets)
+}
+
 func (c *wireLog) Close() {
 	if !c.closed() {
 		close(c.done)

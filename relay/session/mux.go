@@ -70,6 +70,7 @@ type mux struct {
 	cfg     Config
 	memory  memory
 	control control
+	turns   turns
 	sending datagrams
 	lost    atomic.Uint64                   // datagrams dropped on arrival
 	accept  func(f wire.SessionFrame) error // a peer's OPEN; nil at the client

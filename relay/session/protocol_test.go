@@ -40,6 +40,10 @@ func (r *recorder) Send(kind byte, _ wire.Class, p []byte) error {
 	}
 }
 
+func (r *recorder) SendAll(kind byte, class wire.Class, packets [][]byte) error {
+	return each(r, kind, class, packets)
+}
+
 func (r *recorder) Close() {
 	select {
 	case <-r.done:

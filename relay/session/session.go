@@ -10,7 +10,7 @@
 // sends and never keeps the bytes; what must be answered is marked and sent by the
 // session's own goroutines.
 //
-//	Stream.Write -> DATA frames in a kept packet -> Carrier.Send    (caller's goroutine)
+//	Stream.Write -> turn -> DATA frames in kept packets -> Carrier.SendAll (caller's goroutine)
 //	Handler -> chunks of the stream -> Stream.Read                  (caller's goroutine)
 //	Read -> credit used up by a quarter -> control loop -> WINDOW
 //	Flow.Write -> bounded queue -> datagram loop -> Carrier.Send    (drops the oldest)
@@ -23,6 +23,7 @@
 //
 // Locks: mux.mu guards the table of streams, control.mu the list of those with
 // something to say, and each Stream and Flow has one mutex for its own state.
+// turns.mu guards the row of streams that send, and is held together with no other;
 // trunk.sending puts sequenced packets in a row and is the only mutex held while a
 // carrier is backed up; trunk.receiving puts arrivals in a row and is held while
 // frames are dealt out, so it comes before all of the above; trunk.mu guards what
@@ -51,6 +52,8 @@ type Carrier interface {
 	// while the circuit is backed up and fails once it is closed. It may be called
 	// by many goroutines.
 	Send(kind byte, class wire.Class, packet []byte) error
+	// SendAll is Send for packets that follow each other.
+	SendAll(kind byte, class wire.Class, packets [][]byte) error
 	// Close ends the circuit; calls of Send that block return.
 	Close()
 	// Done is closed when the circuit has ended.

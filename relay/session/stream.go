@@ -37,6 +37,7 @@ type Stream struct {
 	dead  atomic.Bool   // failure is set
 
 	writing sync.Mutex // puts writers in a row
+	place   place      // among the session's streams that send; guarded by writing
 
 	reading sync.Mutex // puts readers in a row; guards held while state.busyRead
 	held    chunks     // taken from in, not yet read
@@ -81,6 +82,7 @@ func newStream(m *mux, id wire.StreamID) *Stream {
 		m:       m,
 		id:      id,
 		ready:   make(chan struct{}),
+		place:   place{ready: make(chan struct{}, 1)},
 		window:  newWindow(m.cfg.MaxWindow),
 		credits: wire.StreamWindow,
 	}
@@ -258,19 +260,20 @@ func (s *Stream) take(n int) (int, error) {
 	}
 }
 
-// send has p sent; the credit for it has been taken.
+// send has p sent, turn by turn; the credit for it has been taken.
 func (s *Stream) send(p []byte) (n int, err error) {
-	for n < len(p) {
-		if s.dead.Load() {
-			return n, nil // the next take says why
-		}
-		k := min(len(p)-n, maxData)
-		slot, err := s.m.trunk.reserve()
-		if err != nil {
+	turns := &s.m.turns
+	turns.enter(&s.place)
+	defer turns.leave()
+	for n < len(p) && !s.dead.Load() { // the next take says why
+		k, err := s.m.trunk.write(s.id, p[n:])
+		if n += k; err != nil {
 			return n, err
 		}
-		s.m.trunk.commit(wire.AppendData(slot, s.id, p[n:n+k]))
-		n += k
+		if n < len(p) && turns.waited() {
+			turns.leave()
+			turns.enter(&s.place)
+		}
 	}
 	return n, nil
 }

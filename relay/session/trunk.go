@@ -3,6 +3,7 @@ package session
 import (
 	"crypto/subtle"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,11 +58,15 @@ type trunk struct {
 
 	sending sync.Mutex
 	next    atomic.Uint64              // packets sent so far; changed with sending held
+	until   atomic.Uint64              // packets that may be sent before more are acknowledged; changed with mu held
+	timing  atomic.Bool                // flight times a packet; changed with mu held
+	turn    [turnPackets][]byte        // scratch of write; guarded by sending
 	live    atomic.Pointer[attachment] // takes new packets; nil: none, or resending
 
 	mu     sync.Mutex // guards the fields below
 	room   sync.Cond  // acked has grown, live was set, or closed
 	kept   kept
+	flight flight
 	acked  wire.Number
 	now    *attachment // the current one, to be closed
 	closed bool
@@ -99,6 +104,16 @@ func (t *trunk) init(window int, ended <-chan struct{}) {
 	t.ended, t.wake = ended, make(chan struct{}, 1)
 	t.allow = func(int, bool) bool { return true }
 	t.room.L = &t.mu
+	t.flight.reset(t.queue())
+	t.until.Store(t.flight.bound())
+}
+
+// queue is how long what this side sends may wait on the path.
+func (t *trunk) queue() time.Duration {
+	if t.client {
+		return queueTimeUp
+	}
+	return queueTimeDown
 }
 
 // signal wakes the pump. do is called with mu held.
@@ -117,7 +132,7 @@ func (t *trunk) signal(do func(*todo)) {
 // begins; after an error there is none.
 func (t *trunk) reserve() ([]byte, error) {
 	t.sending.Lock()
-	for !t.kept.room() {
+	for !t.kept.room() || t.next.Load() >= t.until.Load() {
 		if err := t.grow(); err != nil {
 			return nil, err
 		}
@@ -134,12 +149,13 @@ func (t *trunk) grow() error {
 	case t.closed:
 		t.sending.Unlock()
 		return net8()
-	case t.kept.slabs < t.most && t.allow(1, t.kept.slabs < slabsBase):
+	case t.next.Load() < t.until.Load() && t.kept.slabs < t.most && t.allow(1, t.kept.slabs < slabsBase):
 		t.kept.grow(t.next.Load())
 	default:
-		acked := t.acked
+		t.flight.reached = true
+		acked, until := t.acked, t.until.Load()
 		t.sending.Unlock()
-		for t.acked == acked && !t.closed {
+		for t.acked == acked && t.until.Load() == until && !t.closed {
 			t.room.Wait()
 		}
 		t.mu.Unlock()
@@ -153,11 +169,54 @@ func (t *trunk) grow() error {
 // has been kept, and is sent again over the next.
 func (t *trunk) commit(packet []byte) {
 	t.kept.fill(packet)
-	t.next.Add(1)
+	n := t.next.Add(1) - 1
+	if !t.timing.Load() {
+		t.time(n)
+	}
 	if a := t.live.Load(); a != nil {
 		_ = a.carrier.Send(wire.PayloadSession, wire.Reliable, packet)
 	}
 	t.sending.Unlock()
+}
+
+// write is send for as much of a stream's bytes as goes in one turn, a DATA frame to
+// a packet, and returns how many they were.
+func (t *trunk) write(id wire.StreamID, p []byte) (n int, err error) {
+	slot, err := t.reserve()
+	if err != nil {
+		return 0, err
+	}
+	defer t.sending.Unlock()
+	packets := t.turn[:0]
+	first := t.next.Load()
+	for {
+		k := min(len(p)-n, maxData)
+		packet := wire.AppendData(slot, id, p[n:n+k])
+		t.kept.fill(packet)
+		packets = append(packets, packet)
+		n += k
+		// They stay in one slab: an acknowledgement never frees the tail.
+		if n == len(p) || len(packets) == turnPackets || !t.kept.room() || first+wire.Number(len(packets)) >= t.until.Load() {
+			break
+		}
+		slot = t.kept.slot()
+	}
+	t.next.Add(uint64(len(packets)))
+	if !t.timing.Load() {
+		t.time(first)
+	}
+	if a := t.live.Load(); a != nil {
+		_ = a.carrier.SendAll(wire.PayloadSession, wire.Reliable, packets)
+	}
+	return n, nil
+}
+
+// time begins to time packet n, which is about to be sent.
+func (t *trunk) time(n wire.Number) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.flight.sent(n, t.acked, time.Now())
+	t.timing.Store(true)
 }
 
 // send numbers, keeps and sends one packet; it waits while the window is full
@@ -217,6 +276,9 @@ func (t *trunk) acknowledge(n wire.Number) error {
 		return fmt.Errorf("acknowledged %d, of %d to %d: %w", n, t.acked, t.next.Load(), errProtocol)
 	}
 	t.acked = n
+	t.flight.acknowledged(n, time.Now())
+	t.timing.Store(t.flight.timing)
+	t.until.Store(n + t.flight.bound())
 	if freed := t.kept.acknowledge(n); freed > 0 {
 		t.allow(-freed, true)
 	}
@@ -236,6 +298,9 @@ func (t *trunk) adopt(a *attachment, next wire.Number) (old *attachment, err err
 	closed := t.closed
 	if !closed {
 		t.now = a
+		t.flight.reset(t.queue()) // another path
+		t.timing.Store(false)
+		t.until.Store(t.acked + t.flight.bound())
 	}
 	t.mu.Unlock()
 	if closed {
@@ -272,6 +337,8 @@ func (t *trunk) lose(a *attachment) bool {
 	t.live.Store(nil)
 	t.mu.Lock()
 	t.now = nil
+	t.until.Store(math.MaxUint64) // the window alone counts
+	t.room.Broadcast()
 	t.mu.Unlock()
 	return true
 }

@@ -106,6 +106,16 @@ func echo(c *memConn) {
 	_ = c.CloseWrite()
 }
 
+// each sends packets one by one.
+func each(c Carrier, kind byte, class wire.Class, packets [][]byte) error {
+	for _, p := range packets {
+		if err := c.Send(kind, class, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // attachTo makes c the carrier of m without asking, as if it had been attached.
 func attachTo(m *mux, c Carrier) Handler {
 	a := &attachment{carrier: c, said: said{begun: true}}

@@ -133,6 +133,16 @@ func (c *Carrier) Send(kind byte, class wire.Class, b []byte) error {
 	}
 }
 
+// SendAll is Send for packets that follow each other.
+func (c *Carrier) SendAll(kind byte, class wire.Class, packets [][]byte) error {
+	for _, p := range packets {
+		if err := c.Send(kind, class, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Close ends both sides.
 func (c *Carrier) Close() { c.pair.once.Do(func() { close(c.pair.done) }) }
 

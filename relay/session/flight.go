@@ -1,0 +1,113 @@
+package session
+
+import (
+	"time"
+
+	"cuttle/relay/wire"
+)
+
+// Tunables of flight. Packets, since each takes a cell of the path whatever its size.
+const (
+	leastFlight = 2 * ackPackets                   // what the peer's acknowledgements need to keep a sender going
+	mostFlight  = wire.Number(16 << 20 / slotSize) // more than Config.Window can keep
+	startFlight = 2 * leastFlight                  // before anything is known of the path
+	queueTrips  = 3                                // a packet may wait for so many times the least trip,
+	leastAge    = 10 * time.Second                 // a least trip that was not seen for as long is measured again
+	drainTrips  = 2                                // for so many trips, with a queue that should be empty
+)
+
+// Or for as long, whichever is more: nodes need to have work whenever they get a
+// processor. A client's own programs are all that wait behind what it sends.
+const (
+	queueTimeDown = 15 * time.Millisecond
+	queueTimeUp   = 40 * time.Millisecond
+)
+
+// flight bounds how many packets are under way, so that what has just been sent
+// does not wait behind megabytes that fill the windows of all links: a window
+// that is as large as links allow is found full of a queue. It is what a trip
+// makes of it: when packets take much longer than the least trip, there is a queue
+// somewhere on the path, and less is sent; when they take less and the bound is
+// what held us up, more. (Losses on links that are far make trips of several times
+// the least, and are no queue.) (Brakmo and Peterson: TCP Vegas,
+// 1995, in the form of Wei, Jin, Low and Hegde: FAST TCP, 2006; the least trip is
+// found again as BBR does, by letting the queue run empty now and then.)
+//
+// One packet at a time is timed. The trip counts for the bound only if the bound
+// was reached meanwhile: then the acknowledgement has not waited for packets
+// that did not come. Guarded by trunk.mu.
+type flight struct {
+	limit wire.Number   // packets that may be under way
+	queue time.Duration // queueTimeDown or queueTimeUp
+
+	timing  bool // a packet is being timed:
+	number  wire.Number
+	at      time.Time
+	acked   wire.Number // packets acknowledged then
+	reached bool        // the bound was reached since
+
+	least   time.Duration // the least trip; 0: none yet
+	leastAt time.Time     // when it was last seen, about
+	full    wire.Number   // the bound before it began to fall
+	drain   int           // trips to come with an empty queue
+	fresh   time.Duration // the least of those
+}
+
+func (f *flight) reset(queue time.Duration) { *f = flight{limit: startFlight, queue: queue} }
+
+// allowed is how long a packet may take.
+func (f *flight) allowed() float64 { return float64(f.least + max(queueTrips*f.least, f.queue)) }
+
+// bound is how many packets may be under way now.
+func (f *flight) bound() wire.Number {
+	if f.drain > 0 {
+		return max(leastFlight, wire.Number(float64(f.limit)*0.75*float64(f.least)/f.allowed()))
+	}
+	return f.limit
+}
+
+// sent begins to time packet n; so many have been acknowledged.
+func (f *flight) sent(n, acked wire.Number, now time.Time) {
+	f.timing, f.number, f.acked, f.at, f.reached = true, n, acked, now, false
+}
+
+// acknowledged takes what the peer expects next; it tells whether a trip is over.
+func (f *flight) acknowledged(next wire.Number, now time.Time) bool {
+	if !f.timing || next <= f.number {
+		return false
+	}
+	f.timing = false
+	trip := max(now.Sub(f.at), time.Microsecond)
+	switch {
+	case f.drain > 0:
+		if f.fresh == 0 || trip < f.fresh {
+			f.fresh = trip
+		}
+		if f.drain--; f.drain == 0 {
+			f.least, f.leastAt = f.fresh, now
+		}
+		return true
+	case f.least == 0 || trip < f.least+f.least/8:
+		f.leastAt = now
+		if f.least == 0 || trip < f.least {
+			f.least = trip
+		}
+	}
+	if !f.reached {
+		return true
+	}
+	// Less and less does not help if it is the path that has become longer.
+	if now.Sub(f.leastAt) >= leastAge || f.limit < f.full/3 {
+		f.drain, f.fresh, f.full = drainTrips, 0, 0
+		return true
+	}
+	// What is acknowledged in a trip is what was under way when it began.
+	target := wire.Number(float64(next-f.acked) * min(2, f.allowed()/float64(trip)))
+	if target < f.limit {
+		target = (f.limit + target) / 2 // one late packet is no queue
+	} else {
+		f.full = target
+	}
+	f.limit = min(max(target, leastFlight), mostFlight)
+	return true
+}

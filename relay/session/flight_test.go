@@ -1,0 +1,198 @@
+package session
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cuttle/relay/wire"
+)
+
+// path is a pipe of packets with a least trip and a rate, on a clock of its own;
+// what does not fit waits in front of it.
+type path struct {
+	f       flight
+	now     time.Time
+	trip    time.Duration
+	rate    float64 // packets a second
+	free    time.Time
+	sent    []time.Time // when each packet's acknowledgement arrives
+	acked   int
+	longest time.Duration // of the waits since the last look
+}
+
+func newPath(trip time.Duration, rate float64) *path {
+	p := &path{now: time.Unix(1_000_000, 0), trip: trip, rate: rate}
+	p.free = p.now
+	p.f.reset(queueTimeDown)
+	return p
+}
+
+// run sends as much as the bound lets for d.
+func (p *path) run(d time.Duration) {
+	for end := p.now.Add(d); p.now.Before(end); {
+		for wire.Number(len(p.sent)-p.acked) < p.f.bound() {
+			if !p.f.timing {
+				p.f.sent(wire.Number(len(p.sent)), wire.Number(p.acked), p.now)
+			}
+			if p.free.Before(p.now) {
+				p.free = p.now
+			}
+			p.free = p.free.Add(time.Duration(float64(time.Second) / p.rate))
+			p.longest = max(p.longest, p.free.Sub(p.now))
+			p.sent = append(p.sent, p.free.Add(p.trip))
+		}
+		p.f.reached = true
+		next := min(p.acked+ackPackets, len(p.sent)) // acknowledged in groups, as a peer does
+		p.now = p.sent[next-1]
+		p.acked = next
+		p.f.acknowledged(wire.Number(next), p.now)
+	}
+}
+
+// look tells the longest wait and the packets delivered a second in the next d.
+func (p *path) look(d time.Duration) (wait time.Duration, rate float64) {
+	p.longest = 0
+	before, start := p.acked, p.now
+	p.run(d)
+	return p.longest, float64(p.acked-before) / p.now.Sub(start).Seconds()
+}
+
+// TestFlight: the bound fills a path and leaves a short queue, on near and far
+// paths, and follows the path when it changes.
+func TestFlight(t *testing.T) {
+	tests := []struct {
+		name string
+		trip time.Duration
+		rate float64
+	}{
+		{"near", time.Millisecond, 8000},
+		{"far", 150 * time.Millisecond, 8000},
+		{"slow", 40 * time.Millisecond, 800},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newPath(tt.trip, tt.rate)
+			p.run(3 * time.Second)
+			check := func(when string) {
+				t.Helper()
+				wait, got := p.look(12 * time.Second) // with a look for the least trip
+				// The least trip is measured with leastFlight packets under way.
+				least := p.trip + time.Duration(leastFlight*float64(time.Second)/p.rate)
+				most := (least + max(queueTrips*least, queueTimeDown)) * 3 / 2
+				if wait > most || got < 0.9*p.rate {
+					t.Errorf("%s: %.0f packets/s of %.0f, waits of up to %v, want 0.9 of the rate and %v", when, got, p.rate, wait, most)
+				}
+			}
+			check("at first")
+			p.trip *= 3
+			p.run(30 * time.Second) // two or three looks for the least trip
+			check("three times as far")
+			p.trip /= 3
+			p.run(30 * time.Second) // two or three looks for the least trip
+			check("as before")
+			p.rate /= 4
+			p.run(30 * time.Second) // two or three looks for the least trip
+			check("at a quarter of the rate")
+		})
+	}
+}
+
+// TestTurns: who had nothing to send goes before those that always have, who go
+// one after the other; and who asks again at once is not new.
+func TestTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var turns turns
+		var order []string
+		places := map[string]*place{}
+		enter := func(name string) {
+			p := places[name]
+			if p == nil {
+				p = &place{ready: make(chan struct{}, 1)}
+				places[name] = p
+			}
+			go func() { // ends with its turn, which the test gives
+				turns.enter(p)
+				order = append(order, name)
+			}()
+			synctest.Wait()
+		}
+		leave := func() { turns.leave(); synctest.Wait() }
+		for _, bulk := range []string{"a", "b", "c"} {
+			enter(bulk)
+		}
+		for _, bulk := range []string{"a", "b", "c"} {
+			leave()
+			enter(bulk)
+		}
+		enter("short")
+		if !turns.waited() {
+			t.Error("nobody is said to wait")
+		}
+		for range 4 {
+			leave()
+		}
+		leave()
+		if turns.waited() || turns.taken {
+			t.Error("somebody is said to wait, or to have the turn, after all have left")
+		}
+		got := ""
+		for _, name := range order {
+			got += name + " "
+		}
+		if want := "a b c a short b c "; got != want {
+			t.Errorf("turns: got %q, want %q", got, want)
+		}
+	})
+}
+
+// TestShortBesideBulk: the bytes of a stream that has said nothing for a while are
+// not behind those that others have to send, with which the window is full.
+func TestShortBesideBulk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newRecorder(1 << 14)
+		m := muxOn(c, Config{})
+		defer func() { m.close() }()
+		const bulk = 8
+		for i := range bulk {
+			s, _ := benchStreams(m, m, wire.StreamID(i+1))
+			s.credits = 1 << 30
+			go func() { _, _ = s.Write(make([]byte, 4<<20)) }() // ends with the session
+		}
+		acknowledge := func() {
+			t.Helper()
+			m.trunk.receiving.Lock()
+			defer m.trunk.receiving.Unlock()
+			if err := m.trunk.acknowledge(wire.Number(len(c.sent))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 4 { // until all have had turns
+			synctest.Wait()
+			acknowledge()
+		}
+		synctest.Wait()
+		before := len(c.sent)
+		if got := wire.Number(before); got != m.trunk.until.Load() {
+			t.Errorf("sent before anything is acknowledged: %d packets, want %d", got, m.trunk.until.Load())
+		}
+		short, _ := benchStreams(m, m, bulk+1)
+		go func() { _, _ = short.Write([]byte("short")) }() // ends with the turn
+		synctest.Wait()
+		acknowledge()
+		synctest.Wait()
+		place := -1
+		for i := range len(c.sent) {
+			f, _, err := wire.NextSessionFrame(<-c.sent)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Stream == short.id {
+				place = i - before
+			}
+		}
+		if place < 0 || place > turnPackets {
+			t.Errorf("the short stream's packet is number %d after the acknowledgement, want one of the first %d", place, turnPackets)
+		}
+	})
+}
