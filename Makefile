@@ -36,13 +36,13 @@ test-unit: ## the tests that need no root
 
 test-root: build chain ## the namespace tests; as root
 	@sh internal/lab/require.sh
-	CUTTLE_BIN=$(abspath $(BIN)) $(GO) test -count=1 -p 1 -tags netns -run '$(NETNS_RUN)' $(NETNS_PACKAGES)
+	CUTTLE_BIN=$(abspath $(BIN)) $(GO) test -count=1 -timeout 20m -p 1 -tags netns -run '$(NETNS_RUN)' $(NETNS_PACKAGES)
 
 NETNS_RUN := .
 NETNS_PACKAGES = $$(grep -rlE '^//go:build .*netns' --include='*_test.go' . | grep -v '/chain' | xargs -n1 dirname | sort -u)
 
 test-chain: ## the tests against a real in-process chain
-	cd $(CHAINTEST) && $(GO) test -count=1 ./...
+	cd $(CHAINTEST) && $(GO) test -count=1 -timeout 20m ./...
 	cd $(CHAIN) && $(GO) test -count=1 ./...
 
 check: vet lint ## static checks, formatting, house rules
