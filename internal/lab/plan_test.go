@@ -186,7 +186,7 @@ func TestRender(t *testing.T) {
 		}, []string{"[exit]", "[[listen]]", "relay = true"}},
 		{"n1", []string{"accept_clients = true", "relay = true\nexit = false", `address = "[::]:443"`, `descriptor = "cuttle://key-of-n2"`, "rpc_through_circuits = false"},
 			[]string{"[client]", "[exit]", "@10.77", "key-of-n1"}},
-		{"n4", []string{"exit = true", `allow = ["10.99.0.0/16", "fd99::/32"]`, `resolver = "10.99.0.2:53"`, `cuttle://key-of-n1@10.77.1.2:443`, `descriptor = "cuttle://key-of-n5"`},
+		{"n4", []string{"exit = true", `allow = ["10.99.0.0/16", "fd99::/32", "203.0.113.0/24", "2001:db8::/32"]`, `resolver = "10.99.0.2:53"`, `cuttle://key-of-n1@10.77.1.2:443`, `descriptor = "cuttle://key-of-n5"`},
 			[]string{"[client]"}},
 	} {
 		n, _ := p.Node(c.node)
