@@ -36,14 +36,20 @@ var zone = []string{
 func newResolver(t *testing.T) *resolver {
 	t.Helper()
 	r := &resolver{asked: make(map[string]int)}
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0") //nolint:noctx // for the whole test
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.address = pc.LocalAddr().String()
-	ln, err := net.Listen("tcp", r.address) //nolint:noctx // for the whole test
-	if err != nil {
-		t.Fatal(err)
+	var pc net.PacketConn
+	var ln net.Listener
+	for try := 0; ln == nil; try++ {
+		var err error
+		if pc, err = net.ListenPacket("udp", "127.0.0.1:0"); err != nil { //nolint:noctx // for the whole test
+			t.Fatal(err)
+		}
+		r.address = pc.LocalAddr().String()
+		if ln, err = net.Listen("tcp", r.address); err != nil { //nolint:noctx // likewise
+			_ = pc.Close()
+			if try == 20 {
+				t.Fatal(err)
+			}
+		}
 	}
 	for _, s := range []*dns.Server{{PacketConn: pc, Handler: r}, {Listener: ln, Handler: r}} {
 		done := make(chan error, 1)
@@ -117,47 +123,38 @@ func TestNamesAreKept(t *testing.T) {
 		return m
 	}
 	const here, there = "10.0.0.1:1000", "10.0.0.2:1000"
+	// Whether the resolver was asked: on a slow machine the exit asks it more than once.
+	asks := func(anew bool, what, device, name string, kind uint16) *dns.Msg {
+		t.Helper()
+		before := r.count(strings.ToLower(name))
+		m := from(device, name, kind)
+		if got := r.count(strings.ToLower(name)) > before; got != anew {
+			t.Errorf("%s, %s: the resolver was asked: %v, want %v", name, what, got, anew)
+		}
+		return m
+	}
 	for _, text := range zone {
 		rr, err := dns.NewRR(text)
 		if err != nil {
 			t.Fatal(err)
 		}
-		name := rr.Header().Name
-		for range 2 {
-			m := from(here, name, rr.Header().Rrtype)
+		for n, what := range []string{"first", "again"} {
+			m := asks(n == 0 || rr.Header().Ttl == 0, what, here, rr.Header().Name, rr.Header().Rrtype)
 			if len(m.Answer) != 1 || !dns.IsDuplicate(m.Answer[0], rr) {
-				t.Errorf("%s: got %v, want the record", name, m.Answer)
+				t.Errorf("%s: got %v, want the record", rr.Header().Name, m.Answer)
 			}
 		}
-		want := 1
-		if rr.Header().Ttl == 0 {
-			want = 2
-		}
-		if got := r.count(name); got != want {
-			t.Errorf("%s: the resolver was asked %d times, want %d", name, got, want)
-		}
 	}
-	for range 2 {
-		if m := from(here, "none.example.", dns.TypeA); m.Rcode != dns.RcodeNameError {
+	for n, what := range []string{"first", "again"} {
+		if m := asks(n == 0, what, here, "none.example.", dns.TypeA); m.Rcode != dns.RcodeNameError {
 			t.Errorf("a name that does not exist: code %d", m.Rcode)
 		}
 	}
-	if got := r.count("none.example."); got != 1 {
-		t.Errorf("the resolver was asked %d times for a name that does not exist, want once", got)
-	}
-	asked := func(what string, want int) {
-		t.Helper()
-		if got := r.count("a.example."); got != want {
-			t.Errorf("%s: the resolver was asked %d times, want %d", what, got, want)
-		}
-	}
-	from(there, "a.example.", dns.TypeA)
-	asked("by another device", 2)
+	asks(true, "by another device", there, "a.example.", dns.TypeA)
 	if err := nw.nodes["c"].client.newPath(); err != nil {
 		t.Fatal(err)
 	}
-	from(here, "A.example.", dns.TypeA)
-	asked("after new paths were wanted", 3)
+	asks(true, "after new paths were wanted", here, "A.example.", dns.TypeA)
 	if err := nw.nodes["c"].client.reroute(2, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -66,14 +66,7 @@ func startChain(tb testing.TB) *devChain {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	probe, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	port := probe.Addr().(*net.TCPAddr).Port
-	if err := probe.Close(); err != nil {
-		tb.Fatal(err)
-	}
+	port := freePort(tb)
 	c := &devChain{tb: tb, key: key, binding: erc20.NewToken(), url: fmt.Sprintf("http://127.0.0.1:%d", port)}
 	alloc := types.GenesisAlloc{crypto.PubkeyToAddress(key.PublicKey): {Balance: ether(1_000_000)}}
 	c.backend = simulated.NewBackend(alloc, func(n *node.Config, e *ethconfig.Config) {
@@ -87,6 +80,22 @@ func startChain(tb testing.TB) *devChain {
 	c.commit(1)
 	c.token = c.receipt(hash).ContractAddress
 	return c
+}
+
+// freePort is below the ports that the system gives to connections, which would
+// otherwise now and then take it before the chain does.
+func freePort(tb testing.TB) int {
+	tb.Helper()
+	for range 100 {
+		port := 10_000 + rand.IntN(20_000)
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			_ = ln.Close()
+			return port
+		}
+	}
+	tb.Fatal("no port is free")
+	return 0
 }
 
 func ether(n int64) *big.Int { return new(big.Int).Mul(big.NewInt(n), big.NewInt(params.Ether)) }

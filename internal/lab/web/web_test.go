@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -22,19 +23,30 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// freePorts finds n ports on loopback that are free for TCP and UDP.
+// freePorts finds n ports on loopback that are free for TCP and UDP, below those
+// that the system gives to connections.
 func freePorts(t *testing.T, n int) []uint16 {
 	t.Helper()
 	var ports []uint16
-	for len(ports) < n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 100 {
+		port := uint16(10_000 + rand.IntN(20_000))
+		address := fmt.Sprintf("127.0.0.1:%d", port)
+		ln, err := net.Listen("tcp", address)
 		if err != nil {
-			t.Fatalf("listen: %v", err)
+			continue
 		}
 		defer func() { _ = ln.Close() }()
-		ports = append(ports, ln.Addr().(*net.TCPAddr).AddrPort().Port())
+		pc, err := net.ListenPacket("udp", address)
+		if err != nil {
+			continue
+		}
+		defer func() { _ = pc.Close() }()
+		if ports = append(ports, port); len(ports) == n {
+			return ports
+		}
 	}
-	return ports
+	t.Fatal("no ports are free")
+	return nil
 }
 
 type world struct {
