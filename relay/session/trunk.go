@@ -127,29 +127,37 @@ func (t *trunk) signal(do func(*todo)) {
 	}
 }
 
-// reserve waits for room in the window and returns an empty slice for one packet.
-// The caller appends to it and calls commit, which ends the turn that reserve
-// begins; after an error there is none.
-func (t *trunk) reserve() ([]byte, error) {
+// reserve waits for room in the window, and with bounded in the flight, and returns
+// an empty slice for one packet. The caller appends to it and calls commit, which
+// ends the turn that reserve begins; after an error there is none.
+func (t *trunk) reserve(bounded bool) ([]byte, error) {
 	t.sending.Lock()
-	for !t.kept.room() || t.next.Load() >= t.until.Load() {
-		if err := t.grow(); err != nil {
+	for !t.may(bounded) {
+		if err := t.grow(bounded); err != nil {
 			return nil, err
 		}
 	}
 	return t.kept.slot(), nil
 }
 
+// may tells whether a packet may be sent now. The caller holds sending.
+func (t *trunk) may(bounded bool) bool { return t.kept.room() && !(bounded && t.full()) }
+
+// full tells whether as many packets are under way as flight allows. The caller
+// holds sending.
+func (t *trunk) full() bool { return t.next.Load() >= t.until.Load() }
+
 // grow adds a slab, or waits without sending for one to be freed. The caller
 // holds sending, and still does unless there is an error.
-func (t *trunk) grow() error {
+func (t *trunk) grow(bounded bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
 	case t.closed:
 		t.sending.Unlock()
 		return net8()
-	case t.next.Load() < t.until.Load() && t.kept.slabs < t.most && t.allow(1, t.kept.slabs < slabsBase):
+	case t.may(bounded): // an acknowledgement has come meanwhile
+	case !(bounded && t.full()) && t.kept.slabs < t.most && t.allow(1, t.kept.slabs < slabsBase):
 		t.kept.grow(t.next.Load())
 	default:
 		t.flight.reached = true
@@ -182,7 +190,7 @@ func (t *trunk) commit(packet []byte) {
 // write is send for as much of a stream's bytes as goes in one turn, a DATA frame to
 // a packet, and returns how many they were.
 func (t *trunk) write(id wire.StreamID, p []byte) (n int, err error) {
-	slot, err := t.reserve()
+	slot, err := t.reserve(true)
 	if err != nil {
 		return 0, err
 	}
@@ -220,9 +228,10 @@ func (t *trunk) time(n wire.Number) {
 }
 
 // send numbers, keeps and sends one packet; it waits while the window is full
-// and while the carrier is backed up.
+// and while the carrier is backed up. Packets of control frames go this way: they are
+// few, and what opens a stream or gives it credit waits for no bulk.
 func (t *trunk) send(packet []byte) error {
-	slot, err := t.reserve()
+	slot, err := t.reserve(false)
 	if err != nil {
 		return err
 	}
