@@ -74,10 +74,11 @@ type Pool struct {
 	fails   int                       // attempts failed in a row
 	retry   time.Time                 // no attempt before it
 	builds  *bucket
-	renewed int // how often other paths were wanted
-	demands int // builds under way for wants that no circuit serves
-	waiting int // calls of Get that wait for a circuit
-	era     int // grows when circuits in use are to get no new flows
+	renewed int          // how often other paths were wanted
+	demands int          // builds under way for wants that no circuit serves
+	wishes  map[Key]bool // keys with a build under way to exits of their own
+	waiting int          // calls of Get that wait for a circuit
+	era     int          // grows when circuits in use are to get no new flows
 	ratings ratings
 	known   map[Key]bool // keys that have had a circuit; forgotten when there are too many
 	sampled time.Time
@@ -121,7 +122,7 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 	}
 	return &Pool{
 		cfg: cfg, kick: make(chan struct{}, 1), avoid: make(map[wire.NodeID]time.Time), changed: make(chan struct{}),
-		ratings: make(ratings), known: make(map[Key]bool),
+		ratings: make(ratings), known: make(map[Key]bool), wishes: make(map[Key]bool),
 		builds: newBucket(buildRate, float64(cfg.Ready+buildSpare), time.Now()),
 	}, nil
 }

@@ -26,7 +26,7 @@ type poolNet struct {
 	asked  [][]wire.NodeID
 }
 
-func newPoolNet(t *testing.T, change func(*PoolConfig)) *poolNet {
+func newPoolNet(t *testing.T, change func(*poolNet, *PoolConfig)) *poolNet {
 	t.Helper()
 	pn := &poolNet{testNet: newNet(t, 7, func(_ int, cfg *SwitchConfig) { cfg.Serve = sinkServe })}
 	for _, e := range [][2]int{{0, 1}, {0, 2}, {1, 3}, {1, 4}, {2, 3}, {2, 4}, {3, 5}, {3, 6}, {4, 5}, {4, 6}} {
@@ -43,7 +43,7 @@ func newPoolNet(t *testing.T, change func(*PoolConfig)) *poolNet {
 		},
 	}
 	if change != nil {
-		change(&cfg)
+		change(pn, &cfg)
 	}
 	var err error
 	if pn.pool, err = NewPool(cfg); err != nil {
@@ -115,7 +115,7 @@ func open(p *Pool) (n, retiring int) {
 func TestPoolBuildsAheadAndRetires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opened := 0
-		pn := newPoolNet(t, func(cfg *PoolConfig) { cfg.Ready = 2; cfg.Opened = func(*Circuit) { opened++ } })
+		pn := newPoolNet(t, func(_ *poolNet, cfg *PoolConfig) { cfg.Ready = 2; cfg.Opened = func(*Circuit) { opened++ } })
 		synctest.Wait()
 		if n, _ := open(pn.pool); n != 2 || opened != 2 {
 			t.Fatalf("%d circuits ready, %d announced, want 2 and 2", n, opened)
@@ -195,7 +195,7 @@ func TestPoolAvoidsAKilledRelay(t *testing.T) {
 
 func TestPoolSaysWhy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		pn := newPoolNet(t, func(cfg *PoolConfig) {
+		pn := newPoolNet(t, func(_ *poolNet, cfg *PoolConfig) {
 			cfg.Choose = func([]wire.NodeID) ([]*netmap.Record, error) { return nil, netmap.ErrNoExit }
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -210,17 +210,17 @@ func TestPoolSaysWhy(t *testing.T) {
 // TestPoolBacksOff counts what ten minutes without success cost.
 func TestPoolBacksOff(t *testing.T) {
 	for name, test := range map[string]struct {
-		change func(*PoolConfig)
+		change func(*poolNet, *PoolConfig)
 		most   int // attempts in ten minutes
 	}{
-		"no path": {func(cfg *PoolConfig) {
+		"no path": {func(_ *poolNet, cfg *PoolConfig) {
 			choose := cfg.Choose
 			cfg.Choose = func(avoid []wire.NodeID) ([]*netmap.Record, error) {
 				_, _ = choose(avoid)
 				return nil, netmap.ErrNoRoute
 			}
 		}, 60},
-		"circuits that close at once": {func(cfg *PoolConfig) { cfg.Opened = (*Circuit).Close }, 600*buildRate + defaultReady + buildSpare},
+		"circuits that close at once": {func(_ *poolNet, cfg *PoolConfig) { cfg.Opened = (*Circuit).Close }, 600*buildRate + defaultReady + buildSpare},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

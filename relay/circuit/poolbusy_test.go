@@ -25,8 +25,7 @@ func bulk(t *testing.T, c *Circuit) {
 }
 
 func busyPool(t *testing.T, change func(*PoolConfig)) *poolNet {
-	var pn *poolNet
-	pn = newPoolNet(t, func(cfg *PoolConfig) {
+	return newPoolNet(t, func(pn *poolNet, cfg *PoolConfig) {
 		cfg.Ready = 1
 		cfg.ChooseTo = func(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) {
 			path, err := pn.choose(avoid)
@@ -39,7 +38,6 @@ func busyPool(t *testing.T, change func(*PoolConfig)) *poolNet {
 			change(cfg)
 		}
 	})
-	return pn
 }
 
 func TestPoolKeepsNewStreamsFromBulk(t *testing.T) {

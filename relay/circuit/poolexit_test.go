@@ -16,10 +16,9 @@ import (
 // although it shares a relay with the lost one and goes over the third.
 func TestGetToGoesAroundTheDead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var pn *poolNet
 		var spares atomic.Bool
 		spares.Store(true)
-		pn = newPoolNet(t, func(cfg *PoolConfig) {
+		pn := newPoolNet(t, func(pn *poolNet, cfg *PoolConfig) {
 			cfg.Choose = func(avoid []wire.NodeID) ([]*netmap.Record, error) {
 				if !spares.Load() {
 					return nil, netmap.ErrTooFewRelays
@@ -51,8 +50,7 @@ func TestGetToGoesAroundTheDead(t *testing.T) {
 // relays of that circuit, over which a build would hang.
 func TestGetToLeavesTheSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var pn *poolNet
-		pn = newPoolNet(t, func(cfg *PoolConfig) {
+		pn := newPoolNet(t, func(pn *poolNet, cfg *PoolConfig) {
 			cfg.Ready = 1
 			cfg.ChooseTo = func(_ wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) { return pn.choose(avoid) }
 		})
@@ -75,8 +73,7 @@ func TestAnotherExitIsReady(t *testing.T) {
 	}{{"two exits", true, 2}, {"one exit", false, 1}} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var pn *poolNet
-				pn = newPoolNet(t, func(cfg *PoolConfig) { // which prefers exit 5
+				pn := newPoolNet(t, func(pn *poolNet, cfg *PoolConfig) { // which prefers exit 5
 					cfg.ChooseElse = func(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) {
 						if !tt.others {
 							return nil, netmap.ErrNoExit
@@ -100,9 +97,8 @@ func TestAnotherExitIsReady(t *testing.T) {
 // Where no other exit could be reached at first, one is looked for later.
 func TestAnotherExitComes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var pn *poolNet
 		var there atomic.Bool
-		pn = newPoolNet(t, func(cfg *PoolConfig) {
+		pn := newPoolNet(t, func(pn *poolNet, cfg *PoolConfig) {
 			cfg.ChooseElse = func(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) {
 				if !there.Load() {
 					return nil, netmap.ErrNoExit

@@ -96,8 +96,13 @@ func (p *Pool) take(now time.Time, w *Want) (c *Circuit, changed <-chan struct{}
 		return nil, p.changed, false, nil
 	}
 	p.wake()
-	if !w.plain() && p.cfg.ChooseFor != nil && (unfit || len(w.Exits) > 0 || p.failure == nil && !p.short(now)) && p.demands < demandMost && p.builds.take(now) {
+	// One build at a time for flows that share circuits to exits of their own: others
+	// of the key would get circuits that nobody else is given.
+	if !w.plain() && p.cfg.ChooseFor != nil && !(len(w.Exits) > 0 && p.wishes[w.Key]) && (unfit || len(w.Exits) > 0 || p.failure == nil && !p.short(now)) && p.demands < demandMost && p.builds.take(now) {
 		p.demands++
+		if len(w.Exits) > 0 {
+			p.wishes[w.Key] = true
+		}
 		return nil, nil, true, nil
 	}
 	p.waiting++
@@ -195,7 +200,11 @@ func (p *Pool) short(now time.Time) bool {
 }
 
 func (p *Pool) usable(m *member, now time.Time) bool {
-	return !m.old && alive(m.c) && (m.c.turn.used.IsZero() || now.Sub(m.c.turn.used) < p.cfg.Lifetime)
+	since := m.c.turn.used
+	if m.c.turn.wished && since.IsZero() { // only its key may use it
+		since = m.c.created
+	}
+	return !m.old && alive(m.c) && (since.IsZero() || now.Sub(since) < p.cfg.Lifetime)
 }
 
 // buildFor makes a circuit that serves the want, or says why there is none.
@@ -217,6 +226,9 @@ func (p *Pool) buildFor(ctx context.Context, w Want) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.demands--
+	if len(w.Exits) > 0 {
+		delete(p.wishes, w.Key)
+	}
 	if !chosen {
 		p.builds.give()
 	}

@@ -32,7 +32,7 @@ func key(n int) Key { return Key{byte(n), byte(n >> 8), 1} }
 // circuits are there, and idle ones make room.
 func TestKeysShareNoCircuit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		pn := newPoolNet(t, func(cfg *PoolConfig) { cfg.Most = 6 })
+		pn := newPoolNet(t, func(_ *poolNet, cfg *PoolConfig) { cfg.Most = 6 })
 		owner := map[*Circuit]Key{}
 		for i := range 20 {
 			k := key(i)
@@ -58,7 +58,7 @@ func TestKeysShareNoCircuit(t *testing.T) {
 // error says why.
 func TestCrowded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		pn := newPoolNet(t, func(cfg *PoolConfig) { cfg.Most = 4 })
+		pn := newPoolNet(t, func(_ *poolNet, cfg *PoolConfig) { cfg.Most = 4 })
 		for i := range 4 {
 			getFor(t, pn.pool, Want{Key: key(i)})
 		}
@@ -74,8 +74,7 @@ func TestCrowded(t *testing.T) {
 // key that serve others stay.
 func TestWantIsBuilt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var pn *poolNet
-		pn = newPoolNet(t, func(cfg *PoolConfig) {
+		pn := newPoolNet(t, func(pn *poolNet, cfg *PoolConfig) {
 			cfg.ChooseFor = func(w Want, avoid []wire.NodeID) ([]*netmap.Record, error) { return pn.choose(append(avoid, w.Not...)) }
 		})
 		synctest.Wait()
@@ -202,8 +201,7 @@ func (p *Pool) expected(hops []wire.NodeID) time.Duration {
 // The spare that takes over shares no middle hop with the circuit that was lost.
 func TestSpareIsDisjoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var pn *poolNet
-		pn = newPoolNet(t, func(cfg *PoolConfig) {
+		pn := newPoolNet(t, func(pn *poolNet, cfg *PoolConfig) {
 			cfg.ChooseTo = func(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) { return pn.choose(avoid) }
 		})
 		synctest.Wait()

@@ -14,14 +14,14 @@ import (
 // newWishNet is a poolNet whose ready circuits go to exit 5, while wants may ask for 6.
 func newWishNet(t *testing.T) (pn *poolNet, x5, x6 netmap.ExitWish) {
 	t.Helper()
-	path := func(exit int, avoid []wire.NodeID) ([]*netmap.Record, error) {
-		path, err := pn.choose(slices.DeleteFunc(slices.Clone(avoid), func(id wire.NodeID) bool { return id == pn.nodes[5].cfg.ID || id == pn.nodes[6].cfg.ID }))
-		if err != nil || slices.Contains(avoid, pn.nodes[exit].cfg.ID) {
-			return nil, errors.Join(err, netmap.ErrNoExit)
+	pn = newPoolNet(t, func(pn *poolNet, cfg *PoolConfig) {
+		path := func(exit int, avoid []wire.NodeID) ([]*netmap.Record, error) {
+			path, err := pn.choose(slices.DeleteFunc(slices.Clone(avoid), func(id wire.NodeID) bool { return id == pn.nodes[5].cfg.ID || id == pn.nodes[6].cfg.ID }))
+			if err != nil || slices.Contains(avoid, pn.nodes[exit].cfg.ID) {
+				return nil, errors.Join(err, netmap.ErrNoExit)
+			}
+			return append(path[:2:2], pn.nodes[exit].record()), nil
 		}
-		return append(path[:2:2], pn.nodes[exit].record()), nil
-	}
-	pn = newPoolNet(t, func(cfg *PoolConfig) {
 		cfg.Choose = func(avoid []wire.NodeID) ([]*netmap.Record, error) { return path(5, avoid) }
 		cfg.ChooseTo = func(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) {
 			if exit == pn.nodes[6].cfg.ID {
