@@ -49,7 +49,7 @@ func TestIPv6WhereItIs(t *testing.T) {
 	if !slices.Equal(addrs, []netip.Addr{webV4, publicV6}) {
 		t.Fatalf("dual.lab has %v, want both addresses: what exits have is nothing that names tell", addrs)
 	}
-	const delay = 300 * time.Millisecond // of each of the three links: a round trip takes 1.8 s
+	const delay = 500 * time.Millisecond // of each of the three links: a round trip takes 3 s
 	for _, pair := range l.plan.Shaped() {
 		if err := l.SetLink(t.Context(), pair[0].Name, pair[1].Name, emulate.Shape{Delay: delay}); err != nil {
 			t.Fatal(err)
