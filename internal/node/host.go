@@ -471,13 +471,17 @@ func (n *Node) Exclude(ctx context.Context, p control.Process, portal bool) (con
 	if err != nil {
 		return control.Joined{}, err
 	}
+	ended := &control.Error{Text: "the process that asked has ended"}
+	if p.Ended() {
+		return control.Joined{}, ended
+	}
 	joined := g.Join(p.PID) == nil
 	if p.Ended() {
 		// Its number may be another's by now, who goes back to where nothing is let past.
 		if above, err := hostnet.FindCgroup(filepath.Dir(path)); err == nil && joined {
 			_ = above.Join(p.PID) // fails if nobody has it
 		}
-		return control.Joined{}, &control.Error{Text: "the process that asked has ended"}
+		return control.Joined{}, ended
 	}
 	return control.Joined{Joined: joined, File: file}, nil
 }

@@ -72,10 +72,15 @@ func (p *proof) shun(exit wire.NodeID) {
 	p.silent = append(p.silent, refusal{exit, time.Now()})
 }
 
-// shunned are the exits that have not answered lately.
+// shunned are the exits that have not answered lately, or have an address of ours.
 func (p *proof) shunned() (out []wire.NodeID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for id, v := range p.exits {
+		if v.err != nil {
+			out = append(out, id)
+		}
+	}
 	for _, r := range p.silent {
 		if time.Since(r.at) < shunTime {
 			out = append(out, r.exit)
@@ -257,7 +262,7 @@ func askExit(ctx context.Context, exchange func(context.Context, []byte) ([]byte
 	kinds := []dnsmessage.Type{dnsmessage.TypeA, dnsmessage.TypeAAAA}
 	replies := make(chan reply, len(kinds))
 	for _, kind := range kinds {
-		go func() { // ends with exchange, which ends with ctx
+		go func() { // ends with exchange, which ends with ctx or the session
 			a, err := whereIs(ctx, exchange, kind)
 			replies <- reply{a, err}
 		}()
@@ -265,7 +270,12 @@ func askExit(ctx context.Context, exchange func(context.Context, []byte) ([]byte
 	var out []netip.Addr
 	var failed error
 	for range kinds {
-		r := <-replies
+		var r reply
+		select {
+		case r = <-replies:
+		case <-ctx.Done(): // an exchange that cannot even be sent ends with its session
+			return nil, ctx.Err()
+		}
 		failed = errors.Join(failed, r.err)
 		if r.address.IsValid() {
 			out = append(out, r.address)
