@@ -15,11 +15,15 @@ const (
 	accCoin = "coin" // minus what has left the consuming wallet for fees
 )
 
+// mostFee is more than any transaction costs. Sums of fees stay far from what 64
+// bits hold: SQLite refuses to add up beyond.
+const mostFee = Amount(1) << 43
+
 // feeOf is a transaction's fee; on chains that publish on another one, that one's
-// part included.
+// part included. It saturates at mostFee.
 func feeOf(inc evm.Inclusion) Amount {
 	fee := new(big.Int).Mul(new(big.Int).SetUint64(inc.GasUsed), new(big.Int).SetUint64(inc.GasPrice))
-	return wei(fee.Add(fee, new(big.Int).SetUint64(inc.DataFee)))
+	return min(mostFee, wei(fee.Add(fee, new(big.Int).SetUint64(inc.DataFee))))
 }
 
 const unitsInCoin = 1_000_000_000 // wei in one of our units

@@ -18,7 +18,7 @@ func TestFeeOf(t *testing.T) {
 		{evm.Inclusion{GasUsed: 21_000, GasPrice: 3_257_371}, 69},                         // 68,404,791,000 wei
 		{evm.Inclusion{GasUsed: 21_000, GasPrice: 3_257_371, DataFee: 4_931_920_883}, 74}, // the whole receipt of Base: 73,336,711,883 wei
 		{evm.Inclusion{DataFee: 1}, 1},
-		{evm.Inclusion{GasUsed: math.MaxUint64, GasPrice: math.MaxUint64}, maxAmount},
+		{evm.Inclusion{GasUsed: math.MaxUint64, GasPrice: math.MaxUint64}, mostFee},
 	} {
 		if got := feeOf(c.inc); got != c.want {
 			t.Errorf("feeOf(%+v) = %d, want %d", c.inc, int64(got), int64(c.want))

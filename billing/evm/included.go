@@ -37,6 +37,22 @@ func getReceipt(ctx context.Context, ec *ethclient.Client, tx Hash) (*receipt, e
 	return r, nil
 }
 
+// mostDataFee is more than any chain asks for a transaction's data: one coin, in wei.
+const mostDataFee = 1e18
+
+// within holds a receipt to what the transaction was signed for, since an endpoint
+// alone says what it has cost.
+func (inc *Inclusion) within(a Attempt) *Inclusion {
+	if a.Gas > 0 {
+		inc.GasUsed = min(inc.GasUsed, a.Gas)
+	}
+	if a.FeeCap != nil {
+		inc.GasPrice = min(inc.GasPrice, saturated(a.FeeCap))
+	}
+	inc.DataFee = min(inc.DataFee, mostDataFee)
+	return inc
+}
+
 func (r *receipt) inclusion() *Inclusion {
 	return &Inclusion{
 		Tx: r.Tx, Block: Mark{uint64(*r.Number), *r.BlockHash}, Success: uint64(*r.Status) == types.ReceiptStatusSuccessful,

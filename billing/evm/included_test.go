@@ -3,6 +3,7 @@ package evm
 import (
 	"context"
 	"encoding/json"
+	"math/big"
 	"testing"
 )
 
@@ -46,7 +47,7 @@ func TestReceipts(t *testing.T) {
 	}{
 		{"of Base", change("", nil), l1, true, false, false},
 		{"of a chain without", change("l1Fee", nil), 0, true, false, false},
-		{"of a fee beyond 64 bits", change("l1Fee", "0x1ffffffffffffffffff"), 1<<64 - 1, true, false, false},
+		{"of a fee beyond 64 bits", change("l1Fee", "0x1ffffffffffffffffff"), mostDataFee, true, false, false},
 		{"of one that failed", change("status", "0x0"), l1, false, false, false},
 		{"none", nil, 0, false, true, false},
 		{"in no block", change("blockNumber", nil), 0, false, true, false},
@@ -68,5 +69,23 @@ func TestReceipts(t *testing.T) {
 		if got.DataFee != c.dataFee || got.Success != c.success || got.Tx != tx || got.Block.Number != 18_374_229 || got.GasUsed != 21_000 || got.GasPrice != 3_257_371 {
 			t.Errorf("%s: %+v", c.name, got)
 		}
+	}
+}
+
+// TestReceiptOfTooMuch: a receipt cannot say that a payment has cost more than was
+// signed.
+func TestReceiptOfTooMuch(t *testing.T) {
+	f := startFake(t, 7)
+	f.set("eth_getTransactionReceipt", func(p []json.RawMessage) any {
+		r, ok := receiptIn(80, word(80), "0x1")(p).(map[string]any)
+		if ok {
+			r["gasUsed"], r["effectiveGasPrice"], r["l1Fee"] = "0xffffffffffffffff", "0xffffffffffffffff", "0xffffffffffffffff"
+		}
+		return r
+	})
+	c := testClient(t, nil, f.url)
+	got, err := c.find(context.Background(), []Attempt{{Hash: Hash{1}, Gas: 60_000, FeeCap: big.NewInt(9)}})
+	if err != nil || got == nil || got.GasUsed != 60_000 || got.GasPrice != 9 || got.DataFee != mostDataFee {
+		t.Errorf("%+v, %v; want it held to 60000 gas at 9 wei", got, err)
 	}
 }

@@ -113,7 +113,7 @@ func (c *Client) find(ctx context.Context, attempts []Attempt) (*Inclusion, erro
 			case r.Tx != attempts[i].Hash:
 				unknown = fmt.Errorf("look for payment: %s answers for another transaction", e.name)
 			default:
-				return r.inclusion(), nil
+				return r.inclusion().within(attempts[i]), nil
 			}
 		}
 	}

@@ -75,9 +75,9 @@ type Inclusion struct {
 	Block         Mark
 	Confirmations uint64 // blocks from the including one to the head, both counted
 	Success       bool
-	GasUsed       uint64
-	GasPrice      uint64 // wei per gas that was paid, EIP-1559's effective price; saturates
-	DataFee       uint64 // wei beside that, for publishing on the chain beneath (OP stack); saturates
+	GasUsed       uint64 // no more than was signed
+	GasPrice      uint64 // wei per gas that was paid, EIP-1559's effective price; no more than was signed
+	DataFee       uint64 // wei beside that, for publishing on the chain beneath (OP stack); at most one coin
 }
 
 // Journal keeps payments. A method that returns nil has made its change
