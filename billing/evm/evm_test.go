@@ -53,25 +53,25 @@ func startFake(tb testing.TB, id int64) *fakeChain {
 		"eth_getBlockTransactionHash": constant(nil),
 	}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var q struct {
-			ID     json.RawMessage
-			Method string
-			Params []json.RawMessage
-		}
-		if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
-			http.Error(w, "bad", http.StatusBadRequest)
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
 			return
 		}
-		f.mu.Lock()
-		f.calls[q.Method]++
-		fn := f.answer[q.Method]
-		f.mu.Unlock()
-		out := map[string]any{"jsonrpc": "2.0", "id": q.ID}
-		switch v := fn(q.Params).(type) {
-		case error:
-			out["error"] = map[string]any{"code": -32000, "message": v.Error()}
+		var one fakeCall
+		var batch []fakeCall
+		var out any
+		switch {
+		case json.Unmarshal(body, &one) == nil:
+			out = f.reply(one)
+		case json.Unmarshal(body, &batch) == nil:
+			all := make([]any, len(batch))
+			for i, q := range batch {
+				all[i] = f.reply(q)
+			}
+			out = all
 		default:
-			out["result"] = v
+			http.Error(w, "bad", http.StatusBadRequest)
+			return
 		}
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(out) // the client may have gone
@@ -79,6 +79,27 @@ func startFake(tb testing.TB, id int64) *fakeChain {
 	tb.Cleanup(srv.Close)
 	f.url = srv.URL
 	return f
+}
+
+type fakeCall struct {
+	ID     json.RawMessage
+	Method string
+	Params []json.RawMessage
+}
+
+func (f *fakeChain) reply(q fakeCall) map[string]any {
+	f.mu.Lock()
+	f.calls[q.Method]++
+	fn := f.answer[q.Method]
+	f.mu.Unlock()
+	out := map[string]any{"jsonrpc": "2.0", "id": q.ID}
+	switch v := fn(q.Params).(type) {
+	case error:
+		out["error"] = map[string]any{"code": -32000, "message": v.Error()}
+	default:
+		out["result"] = v
+	}
+	return out
 }
 
 // fakeBlock makes block 100 the head; a block's hash is its number.

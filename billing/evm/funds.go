@@ -3,6 +3,7 @@ package evm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/big"
 
 	"github.com/ethereum/go-ethereum/common/hexutil"
@@ -15,33 +16,70 @@ const fundsBatch = 25
 
 // Funds is what wallets hold: the most of the block at (if it is not 0, and the
 // endpoint still has it) and the head. fee is the least that the head asks for a
-// unit of gas, in wei.
+// unit of gas, in wei. Of two endpoints the one counts that says more of a wallet,
+// and less of the fee, so that none alone can call everybody poor; the only one that
+// answers is believed.
 func (c *Client) Funds(ctx context.Context, wallets []Address, at uint64) (held []Balances, fee *big.Int, err error) {
-	err = c.do(ctx, "look at neighbors' funds", func(ctx context.Context, ec *ethclient.Client) error {
-		head, err := getBlock(ctx, ec, nil)
-		if err != nil {
+	var failed error
+	answers := 0
+	for _, e := range c.order() {
+		if answers == 2 {
+			break
+		}
+		var has []Balances
+		var asks *big.Int
+		err := c.ask(ctx, e, func(ctx context.Context, ec *ethclient.Client) (err error) {
+			has, asks, err = c.fundsAt(ctx, ec, wallets, at)
 			return err
+		})
+		switch {
+		case ctx.Err() != nil:
+			return nil, nil, fmt.Errorf("look at neighbors' funds: %w", ctx.Err())
+		case err != nil:
+			e.fail()
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", e.name, scrub(err)))
+			continue
 		}
-		if err := c.fresh(head); err != nil {
-			return err
+		e.succeed()
+		if answers++; answers == 1 {
+			held, fee = has, asks
+			continue
 		}
-		fee, held = new(big.Int), make([]Balances, len(wallets))
-		if base := head.BaseFee.ToInt(); base != nil {
-			fee.Set(base)
+		fee = smaller(fee, asks)
+		for i, b := range has {
+			held[i] = Balances{larger(held[i].Token, b.Token), larger(held[i].Gas, b.Gas)}
 		}
-		blocks := []string{hexutil.EncodeUint64(uint64(head.Number))}
-		if at > 0 && at < uint64(head.Number) {
-			blocks = append(blocks, hexutil.EncodeUint64(at))
+	}
+	if answers == 0 {
+		return nil, nil, c.none("look at neighbors' funds", failed)
+	}
+	return held, fee, nil
+}
+
+// fundsAt is what one endpoint says.
+func (c *Client) fundsAt(ctx context.Context, ec *ethclient.Client, wallets []Address, at uint64) (held []Balances, fee *big.Int, err error) {
+	head, err := getBlock(ctx, ec, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := c.fresh(head); err != nil {
+		return nil, nil, err
+	}
+	fee, held = new(big.Int), make([]Balances, len(wallets))
+	if base := head.BaseFee.ToInt(); base != nil {
+		fee.Set(base)
+	}
+	blocks := []string{hexutil.EncodeUint64(uint64(head.Number))}
+	if at > 0 && at < uint64(head.Number) {
+		blocks = append(blocks, hexutil.EncodeUint64(at))
+	}
+	for from := 0; from < len(wallets); from += fundsBatch {
+		to := min(from+fundsBatch, len(wallets))
+		if err := c.readFunds(ctx, ec, wallets[from:to], blocks, held[from:to]); err != nil {
+			return nil, nil, err
 		}
-		for from := 0; from < len(wallets); from += fundsBatch {
-			to := min(from+fundsBatch, len(wallets))
-			if err := c.readFunds(ctx, ec, wallets[from:to], blocks, held[from:to]); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	return held, fee, err
+	}
+	return held, fee, nil
 }
 
 // readFunds asks for wallets at each block; only the first has to be there.
