@@ -147,7 +147,8 @@ func (c *channels) Bound(p *peer) Amount {
 }
 
 // Plan pays now: with a voucher of what is owed, as far as the deposit goes, or
-// with a transfer where there is no channel and too little is owed for one.
+// with a transfer where there is no channel and too little is owed for one, or where
+// it is about to be closed.
 func (c *channels) Plan(ctx context.Context, p *peer, payee evm.Address, a Amount) error {
 	h := c.partner(p)
 	if h == nil {
@@ -160,8 +161,9 @@ func (c *channels) Plan(ctx context.Context, p *peer, payee evm.Address, a Amoun
 		if err != nil {
 			return err
 		}
-		// The channel to this earning address may be another neighbor's.
-		if transfer = r != nil && r.neighbor != p.row || (r == nil || !r.usable()) && a < c.cfg.Window/windowParts; transfer {
+		// The channel to this earning address may be another neighbor's, or about to be
+		// closed.
+		if transfer = r != nil && (r.neighbor != p.row || r.closing || r.closeAt != 0) || (r == nil || !r.usable()) && a < c.cfg.Window/windowParts; transfer {
 			return nil
 		}
 		m, err = c.give(tx, p, h)

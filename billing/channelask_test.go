@@ -177,3 +177,31 @@ func TestOneEarningAddress(t *testing.T) {
 	other.cut()
 	checked(t, a, b, c)
 }
+
+// TestPayWhileClosing: what is owed once a channel is asked to close, or a notice
+// of it has been seen, is paid by a transfer.
+func TestPayWhileClosing(t *testing.T) {
+	for _, noticed := range []bool{false, true} {
+		a, b, l := voucherPair(t, nil)
+		greeted(t, l)
+		show(t, a, b, 10, nil)
+		if noticed {
+			show(t, a, b, 20, func(v *evm.ChannelView) { v.Latest.CloseAt = uint64(time.Now().Add(time.Hour).Unix()) }) //nolint:gosec // a time
+		} else if err := a.CloseTo(t.Context(), testID(2)); err != nil {
+			t.Fatal(err)
+		}
+		consume(t, a, b, l, testWindow/3)
+		for _, n := range a.live() {
+			muchLater(n)
+		}
+		if n, err := a.plan(t.Context(), true); n != 1 || err != nil {
+			t.Errorf("notice %v: %d payments are planned, %v; want one", noticed, n, err)
+		}
+		r := report(t, a.Book).Neighbors[0]
+		if r.WeOwe != 0 || len(r.Payments) != 1 || r.Payments[0].Amount != r.Spent || r.Payments[0].Payee != b.earning.Hex() || channelOf(t, a, true).Vouchers != 0 {
+			t.Errorf("notice %v: owed %v, payments %+v; want all of %v paid by a transfer", noticed, r.WeOwe, r.Payments, r.Spent)
+		}
+		l.cut()
+		checked(t, a, b)
+	}
+}
