@@ -284,3 +284,26 @@ func TestAdoptOlderSchema(t *testing.T) {
 		}
 	}
 }
+
+// TestCreditedOnce: what a payment takes off what was served and never agreed on
+// is taken when the payment is durable, however often its job has run.
+func TestCreditedOnce(t *testing.T) {
+	a, b := openBook(t, 1, nil), openBook(t, 2, nil)
+	l := join(t, a, b)
+	l.run()
+	l.cut()
+	p := b.known()[0]
+	p.lost.Store(100)
+	full := errors.New("no space")
+	for _, c := range []struct {
+		fails error
+		want  int64
+	}{{full, 100}, {full, 100}, {nil, 60}, {nil, 20}, {nil, 0}} {
+		err := b.ledger.update(context.Background(), func(tx *tx) error {
+			return errors.Join(tx.credited(p.row, 30), tx.credited(p.row, 10), c.fails)
+		})
+		if got := p.lost.Load(); !errors.Is(err, c.fails) || got != c.want {
+			t.Errorf("%d is left, %v; want %d, %v", got, err, c.want, c.fails)
+		}
+	}
+}

@@ -447,7 +447,7 @@ func (x *tx) credited(neighbor int64, a Amount) error {
 		return err
 	}
 	// What was served and never agreed on is paid by what is paid, not forgiven.
-	x.l.peer(neighbor, func(p *peer) { p.lost.Store(max(0, p.lost.Load()-int64(a))) })
+	x.l.peer(neighbor, func(p *peer) { x.made[p] += a })
 	return x.refreshRow(neighbor)
 }
 

@@ -65,6 +65,7 @@ type tx struct {
 	// What refresh has read, for the rest of the program once it is durable; with,
 	// if set, publishes it together with something else.
 	balances map[*peer]balances
+	made     map[*peer]Amount // payments credited, likewise
 	with     func(publish func())
 }
 
@@ -219,7 +220,7 @@ func (l *ledger) transact(ctx context.Context, do func(*tx) error) error {
 	if err != nil {
 		return l.fault(err)
 	}
-	x := &tx{Tx: t, ctx: ctx, l: l, balances: map[*peer]balances{}}
+	x := &tx{Tx: t, ctx: ctx, l: l, balances: map[*peer]balances{}, made: map[*peer]Amount{}}
 	if err := do(x); err != nil {
 		return errors.Join(l.fault(err), ignoreDone(t.Rollback()))
 	}
@@ -258,6 +259,9 @@ func (x *tx) publish() {
 		p.repaid.Store(int64(b.repaid))
 		p.pardoned.Store(int64(b.pardoned))
 		p.oldest.Store(b.oldest)
+	}
+	for p, a := range x.made {
+		p.lost.Store(max(0, p.lost.Load()-int64(a)))
 	}
 }
 
