@@ -283,8 +283,10 @@ func (c *channels) planClose(tx *tx, rows []*channelRow, now time.Time) error {
 			}
 			kind, call = callClose, c.hub.Close(r.pair.Payee)
 		}
-		if blocked, err := tx.blocked(kind, r); err != nil || blocked {
+		if blocked, err := tx.blocked(kind, r); err != nil {
 			return err
+		} else if blocked {
+			continue
 		}
 		if err := c.addCall(tx, kind, r, new(big.Int), call); err != nil {
 			return err
