@@ -7,7 +7,6 @@ import (
 	"math/big"
 
 	"github.com/ethereum/go-ethereum"
-	"github.com/ethereum/go-ethereum/core/types"
 	"github.com/ethereum/go-ethereum/ethclient"
 )
 
@@ -95,7 +94,7 @@ func (c *Client) confirm(ctx context.Context, inc Inclusion) error {
 		return nil
 	}
 	got, err := agreed(ctx, c, "confirm payment", func(ctx context.Context, ec *ethclient.Client) (v verdict, err error) {
-		r, err := ec.TransactionReceipt(ctx, inc.Tx)
+		r, err := getReceipt(ctx, ec, inc.Tx)
 		switch {
 		case errors.Is(err, ethereum.NotFound):
 			head, err := getBlock(ctx, ec, nil)
@@ -105,10 +104,11 @@ func (c *Client) confirm(ctx context.Context, inc Inclusion) error {
 			return v, err
 		case err != nil:
 			return v, err
-		case r.TxHash != inc.Tx || r.BlockNumber == nil || !r.BlockNumber.IsUint64():
+		case r.Tx != inc.Tx:
 			return v, errors.New("answers for another transaction")
 		}
-		return verdict{Mark{r.BlockNumber.Uint64(), r.BlockHash}, r.Status == types.ReceiptStatusSuccessful}, nil
+		got := r.inclusion()
+		return verdict{got.Block, got.Success}, nil
 	}, func(a, b verdict) bool { return a == b })
 	if err == nil && got != (verdict{inc.Block, inc.Success}) {
 		err = fmt.Errorf("confirm payment: %w", ErrDisagree)
