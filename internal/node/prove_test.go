@@ -89,8 +89,8 @@ func TestProofState(t *testing.T) {
 	p.note(good, verdict{addresses: []netip.Addr{netip.MustParseAddr("5.6.7.8")}})
 	check("answered", control.StateUp, nil, on(good, 1), on(bad, 0))
 	check("in use with our address", control.StateConnecting, errOwnAddress, on(good, 1), on(bad, 2))
-	if got := p.shunned(); len(got) != 0 {
-		t.Errorf("%d exits are avoided after an answer", len(got))
+	if got := p.shunned(); !slices.Equal(got, []wire.NodeID{bad}) {
+		t.Errorf("avoided: %d exits, want the one that has our address", len(got))
 	}
 	if got := p.seen(good.String()); !slices.Equal(got, []string{"5.6.7.8"}) {
 		t.Errorf("seen: %v", got)
