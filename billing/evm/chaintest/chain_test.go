@@ -279,7 +279,8 @@ func open(s setup) (*party, error) {
 	p.book, err = billing.Open(billing.Config{
 		Path: filepath.Join(s.dir, fmt.Sprintf("ledger%d", s.self)), Self: nodeID(s.self),
 		Direct: &billing.DirectConfig{Client: client, Wallet: w, Earning: p.earning, Channels: s.channels,
-			Payments: evm.PaymentConfig{Confirmations: s.confirmations, Now: s.now, Step: s.step}},
+			// Blocks are made so fast here that the default would be over in seconds.
+			Payments: evm.PaymentConfig{Confirmations: s.confirmations, Now: s.now, Step: s.step, Watch: 1 << 20}},
 		Credit: s.credit, SettleAbove: 1 << 60, ScanEvery: 50 * time.Millisecond, PollEvery: 50 * time.Millisecond, MarkerCells: 1 << 14,
 	})
 	if err != nil {
