@@ -39,9 +39,11 @@ type SoakResult struct {
 	Wallets           int
 }
 
-// settleTime bounds how long debts may take to be paid when all is quiet, and
+// soakMore is how much longer a soak goes on while no download has come to its end,
+// as on a slow machine. settleTime bounds how long debts may take to be paid when all is quiet, and
 // settlePause is the time between two looks.
 const (
+	soakMore    = 2 * time.Minute
 	settleTime  = 6 * time.Minute
 	settlePause = 300 * time.Millisecond
 )
@@ -78,6 +80,9 @@ func (l *Lab) Soak(ctx context.Context, s Soak) (r SoakResult, err error) {
 			err = errors.Join(l.Signal(ctx, victim, unix.SIGKILL), l.Start(ctx, victim))
 			r.Crashes++
 		}
+	}
+	for most := end.Add(soakMore); err == nil && len(downloads) == 0 && time.Now().Before(most); {
+		err = pause(ctx, min(time.Second, time.Until(most)))
 	}
 	stop()
 	wg.Wait()
