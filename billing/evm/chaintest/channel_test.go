@@ -74,7 +74,7 @@ func childChannel(dir, die string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 150*time.Second)
 	defer cancel()
 	_, n, err := neighbor(a.book)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"cuttle/billing"
 )
@@ -139,7 +140,18 @@ func TestLyingEndpoint(t *testing.T) {
 			if got := c.balance(b.earning); got.Cmp(big.NewInt(1e16)) != 0 {
 				t.Errorf("b holds %s, want 1e16", got)
 			}
+			var again time.Time
 			eventually(t, "the liar is named", func() error {
+				// It is not asked of each payment: one that was slow comes last for a while.
+				if time.Now().After(again) {
+					again = time.Now().Add(2 * time.Second)
+					p.use(billing.WePay, 1, mega)
+					ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+					defer cancel()
+					if err := a.book.Settle(ctx); err != nil {
+						return err
+					}
+				}
 				ra, _, err := neighbor(a.book)
 				rb, _, err2 := neighbor(b.book)
 				all := strings.Join(append(ra.Problems, rb.Problems...), "\n")
