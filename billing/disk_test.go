@@ -285,9 +285,9 @@ func TestAdoptOlderSchema(t *testing.T) {
 	}
 }
 
-// TestCreditedOnce: what a payment takes off what was served and never agreed on
+// TestCreditedWhenDurable: what a payment takes off what was served and never agreed on
 // is taken when the payment is durable, however often its job has run.
-func TestCreditedOnce(t *testing.T) {
+func TestCreditedWhenDurable(t *testing.T) {
 	a, b := openBook(t, 1, nil), openBook(t, 2, nil)
 	l := join(t, a, b)
 	l.run()

@@ -22,11 +22,11 @@ func TestFundsOfTwo(t *testing.T) {
 	})
 	wallets := make([]Address, fundsBatch+1)
 	for _, c := range []struct {
-		name        string
-		urls        []string
-		token, gas  int64
-		fee         string
-		none        bool
+		name       string
+		urls       []string
+		token, gas int64
+		fee        string
+		none       bool
 	}{
 		{name: "empty, honest", urls: []string{poor.url, honest.url}, token: 18, gas: 1e18, fee: "1000000000"},
 		{name: "honest, empty", urls: []string{honest.url, poor.url}, token: 18, gas: 1e18, fee: "1000000000"},
