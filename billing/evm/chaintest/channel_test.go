@@ -18,7 +18,6 @@ import (
 
 	"cuttle/billing"
 	"cuttle/billing/evm/hub"
-	"cuttle/billing/wallet"
 	"cuttle/relay/wire"
 )
 
@@ -160,24 +159,7 @@ func TestKillChannel(t *testing.T) {
 		return cmd.Run()
 	}
 	steps := append([]string{"never"}, channelPoints...)
-	nonce := uint64(2) // of the rich key: it has deployed the token and the hub
-	dirs, payers := make([]string, len(steps)), make([]common.Address, len(steps))
-	for i := range steps {
-		dirs[i] = t.TempDir()
-		for _, self := range []byte{1, 2} {
-			w, err := wallet.Create(filepath.Join(dirs[i], fmt.Sprintf("wallet%d", self)), "pw", true)
-			if err != nil {
-				t.Fatal(err)
-			}
-			to := w.Address()
-			c.mined(c.sendAt(c.key, nonce, 2, &to, ether(1), nil))
-			c.mined(c.sendAt(c.key, nonce+1, 2, &c.token, nil, c.binding.PackTransfer(to, ether(1))))
-			nonce += 2
-			if self == 1 {
-				payers[i] = to
-			}
-		}
-	}
+	dirs, payers := c.pairs(len(steps))
 	defer c.mineEvery(25 * time.Millisecond)()
 	t.Run("points", func(t *testing.T) {
 		for i, step := range steps {

@@ -78,17 +78,16 @@ func verified(tb testing.TB, dir string, selves ...byte) {
 	}
 }
 
-// TestDeepFork: a payment that both call final leaves the chain with all its
-// confirmations. The payer sends the same bytes again, and both ledgers say what
-// the chain says.
-func TestDeepFork(t *testing.T) {
-	c := startChain(t)
-	dir := t.TempDir()
+// finalPayment is a payment of a's to b that both call final, and the number of
+// the newest block before it.
+func finalPayment(t *testing.T, dir string) (c *devChain, a, b *party, n billing.NeighborReport, before uint64) {
+	t.Helper()
+	c = startChain(t)
 	a, b, p := pair(t, c, c.url, func(s *setup) { s.dir = dir })
 	c.fund(a.wallet.Address(), ether(1), ether(1))
 	c.commit(3)
 	p.use(billing.WePay, 10, mega)
-	before := c.head()
+	before = c.head()
 	settle(t, a.book)
 	eventually(t, "the payment is final", func() error {
 		c.commit(1)
@@ -103,6 +102,15 @@ func TestDeepFork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return c, a, b, n, before
+}
+
+// TestDeepFork: a payment that both call final leaves the chain with all its
+// confirmations. The payer sends the same bytes again, and both ledgers say what
+// the chain says.
+func TestDeepFork(t *testing.T) {
+	dir := t.TempDir()
+	c, a, b, n, before := finalPayment(t, dir)
 	first := n.Payments[0]
 
 	c.setHead(before)
@@ -117,7 +125,8 @@ func TestDeepFork(t *testing.T) {
 		return nil
 	})
 	settled(t, a, b, 1)
-	if _, n, err = neighbor(a.book); err != nil || n.Payments[0].Tx != first.Tx || n.Payments[0].Nonce != first.Nonce {
+	_, n, err := neighbor(a.book)
+	if err != nil || n.Payments[0].Tx != first.Tx || n.Payments[0].Nonce != first.Nonce {
 		t.Errorf("payment was %+v, is %+v, %v; want the same transaction", first, n.Payments, err)
 	}
 	if got := c.balance(b.earning); got.Cmp(big.NewInt(1e16)) != 0 {
@@ -129,27 +138,8 @@ func TestDeepFork(t *testing.T) {
 // TestDeepForkLosesNonce: on the new branch the nonce goes to another transaction.
 // The debt is one again, a human is told, and then it is paid once.
 func TestDeepForkLosesNonce(t *testing.T) {
-	c := startChain(t)
 	dir := t.TempDir()
-	a, b, p := pair(t, c, c.url, func(s *setup) { s.dir = dir })
-	c.fund(a.wallet.Address(), ether(1), ether(1))
-	c.commit(3)
-	p.use(billing.WePay, 10, mega)
-	before := c.head()
-	settle(t, a.book)
-	eventually(t, "the payment is final", func() error {
-		c.commit(1)
-		_, n, err := neighbor(a.book)
-		if err == nil && n.Payments[0].State != "final" {
-			err = fmt.Errorf("payment %+v", n.Payments[0])
-		}
-		return err
-	})
-	settled(t, a, b, 1)
-	_, n, err := neighbor(a.book)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, a, b, n, before := finalPayment(t, dir)
 	c.setHead(before)
 	self := a.wallet.Address()
 	c.mined(c.sendAt(walletKey(t, filepath.Join(dir, "wallet1")), n.Payments[0].Nonce, 500, &self, nil, nil))

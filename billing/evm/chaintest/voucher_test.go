@@ -292,24 +292,7 @@ func TestKillVouchers(t *testing.T) {
 		return ch.Paid
 	}
 	steps := append([]string{"never"}, killPoints...)
-	nonce := uint64(2) // of the rich key: it has deployed the token and the hub
-	dirs, payers := make([]string, len(steps)), make([]common.Address, len(steps))
-	for i := range steps {
-		dirs[i] = t.TempDir()
-		for _, self := range []byte{1, 2} {
-			w, err := wallet.Create(filepath.Join(dirs[i], fmt.Sprintf("wallet%d", self)), "pw", true)
-			if err != nil {
-				t.Fatal(err)
-			}
-			to := w.Address()
-			c.mined(c.sendAt(c.key, nonce, 2, &to, ether(1), nil))
-			c.mined(c.sendAt(c.key, nonce+1, 2, &c.token, nil, c.binding.PackTransfer(to, ether(1))))
-			nonce += 2
-			if self == 1 {
-				payers[i] = to
-			}
-		}
-	}
+	dirs, payers := c.pairs(len(steps))
 	defer c.mineEvery(25 * time.Millisecond)()
 	t.Run("points", func(t *testing.T) {
 		for i, step := range steps {
@@ -339,4 +322,28 @@ func TestKillVouchers(t *testing.T) {
 	if got := c.balance(earning(2)); got.Cmp(paid) != 0 {
 		t.Errorf("the payee has received %s in all, want %s", got, paid)
 	}
+}
+
+// pairs makes n folders with the wallets of a payer and a payee, and funds them.
+func (c *devChain) pairs(n int) (dirs []string, payers []common.Address) {
+	c.tb.Helper()
+	nonce := uint64(2) // of the rich key: it has deployed the token and the hub
+	for range n {
+		dir := c.tb.TempDir()
+		dirs = append(dirs, dir)
+		for _, self := range []byte{1, 2} {
+			w, err := wallet.Create(filepath.Join(dir, fmt.Sprintf("wallet%d", self)), "pw", true)
+			if err != nil {
+				c.tb.Fatal(err)
+			}
+			to := w.Address()
+			c.mined(c.sendAt(c.key, nonce, 2, &to, ether(1), nil))
+			c.mined(c.sendAt(c.key, nonce+1, 2, &c.token, nil, c.binding.PackTransfer(to, ether(1))))
+			nonce += 2
+			if self == 1 {
+				payers = append(payers, to)
+			}
+		}
+	}
+	return dirs, payers
 }
