@@ -11,7 +11,7 @@ CHAINTEST := billing/evm/chaintest
 FUZZTIME ?= 60s
 
 .DEFAULT_GOAL := help
-.PHONY: help build contract chain demo test test-unit test-root test-chain test-package test-install test-systemd check vet lint fuzz race cross bench peers bench-peers package tidy-check
+.PHONY: help build contract chain demo test test-unit test-root test-chain test-package debs test-install test-systemd check vet lint fuzz race cross bench peers bench-peers package tidy-check
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | awk -F'\t' '{printf "%-13s %s\n", $$1, $$2}'
@@ -100,20 +100,23 @@ package: $(NFPM) ## deb, rpm, apk, ipk and archlinux packages for every processo
 test-package: package ## looks into the packages, and builds them again elsewhere
 	@NFPM=$(abspath $(NFPM)) sh packaging/test.sh $(PACKAGES)
 
-# One version and the next, to upgrade.
+# One version and the next, to upgrade, and a Debian tree to do it in.
 DEBS := $(abspath $(BIN))/debs
-test-install: $(NFPM) ## the deb in a clean Debian tree: built twice, installed, upgraded, removed, purged; as root, needs mmdebstrap
-	rm -rf $(DEBS)
-	NFPM=$(NFPM) FORMATS=deb VERSIONS="0.0.1 0.0.2" DEB_COMPRESSION=gzip sh packaging/build.sh $(DEBS) $$($(GO) env GOARCH)
-	NFPM=$(abspath $(NFPM)) FORMATS=deb VERSIONS="0.0.1 0.0.2" DEB_COMPRESSION=gzip sh packaging/again.sh $(DEBS) $$($(GO) env GOARCH)
-	sh packaging/test-install.sh $(DEBS)/cuttle_0.0.1_$$($(GO) env GOARCH).deb $(DEBS)/cuttle_0.0.2_$$($(GO) env GOARCH).deb
+DEB   = $(DEBS)/cuttle_$(1)_$$($(GO) env GOARCH).deb
+DEB_BUILD := FORMATS=deb VERSIONS="0.0.1 0.0.2" DEB_COMPRESSION=gzip
+TREE  := $(abspath .cache)/debian.tar
+$(TREE):
+	sh internal/lab/boot/tree.sh $@
 
-TREE := $(abspath .cache)/debian.tar
-test-systemd: build $(NFPM) ## the service as it is installed: a Debian tree that boots; as root
-	@sh internal/lab/require.sh
-	sh internal/lab/boot/tree.sh $(TREE)
+debs: $(NFPM)
 	rm -rf $(DEBS)
-	NFPM=$(NFPM) FORMATS=deb VERSIONS="0.0.1 0.0.2" DEB_COMPRESSION=gzip sh packaging/build.sh $(DEBS) $$($(GO) env GOARCH)
-	CUTTLE_BIN=$(abspath $(BIN)) CUTTLE_TREE=$(TREE) CUTTLE_DEB=$(DEBS)/cuttle_0.0.1_$$($(GO) env GOARCH).deb \
-		CUTTLE_DEB_NEXT=$(DEBS)/cuttle_0.0.2_$$($(GO) env GOARCH).deb \
-		$(GO) test -count=1 -timeout 15m -v -tags systemd ./internal/lab/boot
+	NFPM=$(NFPM) $(DEB_BUILD) sh packaging/build.sh $(DEBS) $$($(GO) env GOARCH)
+
+test-install: debs $(TREE) ## the deb in a clean Debian tree: built twice, installed, upgraded, removed, purged; as root, needs mmdebstrap
+	NFPM=$(abspath $(NFPM)) $(DEB_BUILD) sh packaging/again.sh $(DEBS) $$($(GO) env GOARCH)
+	sh packaging/test-install.sh $(TREE) $(call DEB,0.0.1) $(call DEB,0.0.2)
+
+test-systemd: build debs $(TREE) ## the service as it is installed: a Debian tree that boots; as root, needs mmdebstrap and systemd-nspawn
+	@sh internal/lab/require.sh
+	CUTTLE_BIN=$(abspath $(BIN)) CUTTLE_TREE=$(TREE) CUTTLE_DEB=$(call DEB,0.0.1) CUTTLE_DEB_NEXT=$(call DEB,0.0.2) \
+		$(GO) test -count=1 -timeout 30m -v -tags systemd ./internal/lab/boot

@@ -1,18 +1,16 @@
 #!/bin/sh
 # Installs, upgrades, removes and purges a deb in a clean Debian tree: test-install.sh
-# OLD.deb NEW.deb, as root. Nothing boots, so that no systemd has to run here;
+# TREE.tar OLD.deb NEW.deb, as root. Nothing boots, so that no systemd has to run here;
 # `make test-systemd` is the test that boots.
 set -eu
-old=$(realpath "$1") new=$(realpath "$2")
+tree=$(realpath "$1") old=$(realpath "$2") new=$(realpath "$3")
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf --one-file-system "$work"' EXIT
 fail() { echo "FAIL: $*" >&2; exit 1; }
 
-TOOLS="mmdebstrap unshare" INCLUDE=systemd sh internal/lab/boot/tree.sh "$work/tree.tar"
 mkdir "$work/tree"
-tar -C "$work/tree" --numeric-owner -xf "$work/tree.tar"
-rm "$work/tree.tar"
+tar -C "$work/tree" --numeric-owner -xf "$tree"
 cp "$old" "$work/tree/root/old.deb"
 cp "$new" "$work/tree/root/new.deb"
 
