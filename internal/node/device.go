@@ -3,6 +3,7 @@ package node
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"sync"
@@ -13,7 +14,6 @@ import (
 	"cuttle/relay/circuit"
 	"cuttle/relay/netmap"
 	"cuttle/stack"
-	"cuttle/tun/hostnet"
 )
 
 // deviceWish is a device of the LAN that is to leave at exits of its own.
@@ -99,44 +99,83 @@ func (h *hold) wishes(a netip.Addr) (device string, all map[string]config.Device
 	return device, all
 }
 
-// neighborTime is how long a device is taken to have an address, and neighborsMost
-// how many are remembered.
+// neighborTime is how long a device is taken to have an address, or nobody to have
+// it, and neighborsMost how many addresses are remembered.
 const (
 	neighborTime  = 5 * time.Second
 	neighborsMost = 1024
 )
 
-// neighbors remembers for a moment which device has which address, so that the kernel
-// is not asked for each flow. Methods may be called by any goroutine.
+// neighbors remembers for a moment which device has which address, and which nobody
+// has, so that neither the kernel nor the network is asked for each flow. Methods may
+// be called by any goroutine.
 type neighbors struct {
+	ask func(device string, a netip.Addr) (mac string, err error)
+
 	mu    sync.Mutex // guards known
-	known map[netip.Addr]neighbor
+	known map[netip.Addr]*neighbor
 }
 
+// neighbor is what was found; the other fields are set once told is closed.
 type neighbor struct {
+	told  chan struct{}
 	mac   string
+	err   error
 	until time.Time
 }
 
+// over tells whether it has to be asked again. It does not wait.
+func (k *neighbor) over(now time.Time) bool {
+	select {
+	case <-k.told:
+		return !now.Before(k.until)
+	default:
+		return false
+	}
+}
+
+// find asks once for all who want to know at the same time.
 func (n *neighbors) find(device string, a netip.Addr) (string, error) {
-	now := time.Now()
 	n.mu.Lock()
-	k, ok := n.known[a]
+	if k := n.known[a]; k != nil && !k.over(time.Now()) {
+		n.mu.Unlock()
+		<-k.told
+		return k.mac, k.err
+	}
+	k := &neighbor{told: make(chan struct{})}
+	n.room()
+	n.known[a] = k
 	n.mu.Unlock()
-	if ok && now.Before(k.until) {
-		return k.mac, nil
+	k.mac, k.err = n.ask(device, a)
+	k.until = time.Now().Add(neighborTime)
+	close(k.told)
+	return k.mac, k.err
+}
+
+// room makes room for one more. Addresses that nobody has go first: there is no end
+// of them. It wants the mutex.
+func (n *neighbors) room() {
+	if n.known == nil {
+		n.known = make(map[netip.Addr]*neighbor)
 	}
-	mac, err := hostnet.HardwareAddress(device, a)
-	if err != nil {
-		return "", err
+	if len(n.known) < neighborsMost {
+		return
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.known == nil || len(n.known) >= neighborsMost {
-		n.known = make(map[netip.Addr]neighbor)
+	now := time.Now()
+	maps.DeleteFunc(n.known, func(_ netip.Addr, k *neighbor) bool {
+		select {
+		case <-k.told:
+			return k.err != nil || !now.Before(k.until)
+		default:
+			return false
+		}
+	})
+	for a := range n.known {
+		if len(n.known) < neighborsMost {
+			return
+		}
+		delete(n.known, a) // any: who waits for it keeps it
 	}
-	n.known[a] = neighbor{mac, now.Add(neighborTime)}
-	return mac, nil
 }
 
 // wishProblem tells why a device with these exits is refused at present.

@@ -65,7 +65,7 @@ type hold struct {
 // newHold reads what operators have chosen before.
 func newHold(cfg *config.Config, known map[wire.NodeID]obfs.Descriptor, log *slog.Logger) *hold {
 	c, err := readChoices(cfg.Node.State)
-	return &hold{cfg: cfg, known: known, log: log, choices: c, unread: err, wake: make(chan struct{}, 1), rerouted: make(chan struct{})}
+	return &hold{cfg: cfg, known: known, log: log, choices: c, unread: err, neighbors: neighbors{ask: hostnet.HardwareAddress}, wake: make(chan struct{}, 1), rerouted: make(chan struct{})}
 }
 
 func tunMTU(cfg *config.Config) int {

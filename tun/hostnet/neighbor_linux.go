@@ -7,14 +7,15 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
 // Times of asking for a neighbor, and how many are asked for at once: who makes up
-// addresses shall not keep us busy.
+// addresses shall not keep us busy. The pauses between two looks grow.
 const (
 	neighborTime  = 2500 * time.Millisecond // the kernel asks thrice, a second apart
-	neighborPause = 50 * time.Millisecond
+	neighborPause = 5 * time.Millisecond    // the first
 	neighborsMost = 64
 )
 
@@ -49,25 +50,35 @@ func HardwareAddress(device string, a netip.Addr) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("ask for neighbor: %w", err)
 	}
-	tick := time.NewTicker(neighborPause)
-	defer tick.Stop()
-	for deadline := time.Now().Add(neighborTime); time.Now().Before(deadline); <-tick.C {
-		if mac, err = knownNeighbor(index, fam, a); !errors.Is(err, errNoNeighbor) {
-			break
+	deadline := time.Now().Add(neighborTime)
+	for pause := neighborPause; ; pause *= 2 {
+		time.Sleep(min(pause, max(time.Until(deadline), 0)))
+		if mac, err = knownNeighbor(index, fam, a); !errors.Is(err, errNoNeighbor) || !time.Now().Before(deadline) {
+			return mac, err
 		}
 	}
-	return mac, err
 }
 
-// knownNeighbor looks into the kernel's table.
+// knownNeighbor looks for one entry in the kernel's table, however many there are
+// (RTM_GETNEIGH without a dump, from Linux 5.0 on).
 func knownNeighbor(index, fam int, a netip.Addr) (string, error) {
-	list, err := netlink.NeighList(index, fam)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return "", fmt.Errorf("list neighbors: %w", err)
+	req := nl.NewNetlinkRequest(unix.RTM_GETNEIGH, 0)
+	req.AddData(&netlink.Ndmsg{Family: uint8(fam), Index: uint32(index)})
+	req.AddData(nl.NewRtAttr(netlink.NDA_DST, a.AsSlice()))
+	found, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNEIGH)
+	if errors.Is(err, unix.ENOENT) {
+		return "", errNoNeighbor
+	}
+	if err != nil {
+		return "", fmt.Errorf("look for neighbor: %w", err)
 	}
 	const resolved = netlink.NUD_REACHABLE | netlink.NUD_STALE | netlink.NUD_DELAY | netlink.NUD_PROBE | netlink.NUD_PERMANENT
-	for _, n := range list {
-		if ip, ok := netip.AddrFromSlice(n.IP); ok && ip.Unmap() == a && n.State&resolved != 0 && n.Type != unix.RTN_LOCAL && len(n.HardwareAddr) == 6 {
+	for _, m := range found {
+		n, err := netlink.NeighDeserialize(m)
+		if err != nil {
+			return "", fmt.Errorf("look for neighbor: %w", err)
+		}
+		if n.State&resolved != 0 && n.Type != unix.RTN_LOCAL && len(n.HardwareAddr) == 6 {
 			return n.HardwareAddr.String(), nil
 		}
 	}

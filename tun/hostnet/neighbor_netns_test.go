@@ -43,8 +43,10 @@ func TestHardwareAddress(t *testing.T) {
 			t.Errorf("%s is of %q, %v; want %s", a, got, err, want)
 		}
 	}
-	if got, err := HardwareAddress("phys0", netip.MustParseAddr("10.77.0.99")); !errors.Is(err, errNoNeighbor) {
-		t.Errorf("an address that nobody has is of %q, %v", got, err)
+	for _, a := range []string{"10.77.0.99", "fd77::99"} {
+		if got, err := HardwareAddress("phys0", netip.MustParseAddr(a)); !errors.Is(err, errNoNeighbor) {
+			t.Errorf("%s, which nobody has, is of %q, %v", a, got, err)
+		}
 	}
 	if _, err := HardwareAddress("none0", netip.MustParseAddr("10.77.0.2")); err == nil {
 		t.Error("a device that is not there has a neighbor")
