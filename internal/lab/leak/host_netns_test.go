@@ -61,7 +61,7 @@ func (w *world) allowed(state string, let, probes []probe) {
 			frames = append(frames, f)
 		}
 	}
-	if list := foreign(w.t, frames, []netip.AddrPort{guard}, ownFlow); len(list) > 0 {
+	if list := foreign(w.t, frames, []netip.AddrPort{guard}, own); len(list) > 0 {
 		w.t.Errorf("%s: %d foreign frames: %q", state, len(list), list[:min(len(list), 12)])
 	}
 	w.t.Logf("%-34s closed but for %d: %d probes", state, len(let), len(probes))

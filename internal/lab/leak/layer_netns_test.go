@@ -36,7 +36,7 @@ func TestEachLayerAlone(t *testing.T) {
 		{"egress", []hostnet.Kind{hostnet.EgressFilter}, nil},
 		{"routing", []hostnet.Kind{hostnet.UnreachableRoute, hostnet.Rule}, []string{
 			"03 dns to the gateway by device", "06 ", "08 ", "09 raw by device", "09 raw6 by device", "09 raw with header", "10 ", "11 ", "13 ",
-			"14 relay, unmarked by device", "24 ", "30 ", "31 ", "32 ", "33 ", "34 ",
+			"14 relay, unmarked by device", "24 ", "30 ", "31 ", "32 ", "33 ", "34 ", "35 ", "36 ", "37 ",
 		}},
 	} {
 		var p hostnet.Plan

@@ -101,7 +101,7 @@ func (w *world) closed(state string, probes []probe) {
 func (w *world) judge(state string, from, probes int) {
 	w.t.Helper()
 	frames := w.wire.since(from)
-	if list := foreign(w.t, frames, []netip.AddrPort{guard}, ownFlow); len(list) > 0 {
+	if list := foreign(w.t, frames, []netip.AddrPort{guard}, own); len(list) > 0 {
 		w.t.Errorf("%s: %d foreign frames after %d probes: %q", state, len(list), probes, list[:min(len(list), 12)])
 	}
 }

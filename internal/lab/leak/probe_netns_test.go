@@ -28,6 +28,9 @@ var (
 	vision    = netip.MustParseAddr("198.51.100.9") // routed by a pushed route
 	localNet  = netip.MustParseAddr("192.0.2.55")   // in a public network that the router calls local
 	relay4    = netip.MustParseAddr(hostnettest.Far4)
+	joined4   = netip.MustParseAddr("239.77.7.7") // groups that programs listen to
+	joined6   = netip.MustParseAddr("ff05::77:7")
+	far6      = netip.MustParseAddr("ff0e::77:7") // a group of the whole internet
 )
 
 // probe is one row of the catalogue, or a part of it. Its packets carry its name,
@@ -207,24 +210,77 @@ func packet4(b []byte) []byte {
 	return append(p, b...)
 }
 
-// frame sends an Ethernet frame to everybody; claim is the type that the socket
-// says it sends, real the one in the frame.
+// frame sends an Ethernet frame with a packet to everybody; claim is the type that the
+// socket says it sends, real the one in the frame.
 func frame(claim, real uint16, options ...option) func([]byte) error {
-	return func(b []byte) error {
-		link, err := net.InterfaceByName("phys0")
-		if err != nil {
-			return err
-		}
-		f := append(bytes.Repeat([]byte{0xff}, 6), link.HardwareAddr...)
-		f = append(binary.BigEndian.AppendUint16(f, real), packet4(b)...)
-		return with(unix.AF_PACKET, unix.SOCK_RAW, 0, options, func(fd int) error {
-			return unix.Sendto(fd, f, 0, &unix.SockaddrLinklayer{Protocol: swap(claim), Ifindex: link.Index})
-		})
+	return func(b []byte) error { return frameOf(claim, real, packet4(b), options...) }
+}
+
+func frameOf(claim, real uint16, content []byte, options ...option) error {
+	link, err := net.InterfaceByName("phys0")
+	if err != nil {
+		return err
 	}
+	f := append(bytes.Repeat([]byte{0xff}, 6), link.HardwareAddr...)
+	f = append(binary.BigEndian.AppendUint16(f, real), content...)
+	return with(unix.AF_PACKET, unix.SOCK_RAW, 0, options, func(fd int) error {
+		return unix.Sendto(fd, f, 0, &unix.SockaddrLinklayer{Protocol: swap(claim), Ifindex: link.Index})
+	})
 }
 
 func bypassQueue(fd int) error {
 	return unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1)
+}
+
+// tagged sends a frame with a VLAN tag in it.
+func tagged(b []byte) error {
+	tag := []byte{0x00, 0x07, unix.ETH_P_IP >> 8, unix.ETH_P_IP & 0xff}
+	return frameOf(unix.ETH_P_8021Q, unix.ETH_P_8021Q, append(tag, packet4(b)...))
+}
+
+// joins has the kernel tell the router which group a program listens to (IGMP, MLD),
+// and that it does no more.
+func joins(group netip.Addr) func([]byte) error {
+	return func([]byte) error {
+		return with(domain(group), unix.SOCK_DGRAM, 0, nil, func(fd int) error {
+			if group.Is6() {
+				return unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, &unix.IPv6Mreq{Multiaddr: group.As16(), Interface: uint32(phys())})
+			}
+			return unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP, &unix.IPMreqn{Multiaddr: group.As4(), Ifindex: int32(phys())})
+		})
+	}
+}
+
+// joined finds such words. A capture takes them for the local link's own, as those
+// about the kernel's groups are.
+func joined(group netip.Addr) func([]byte) bool {
+	return func(f []byte) bool {
+		igmp := len(f) > 34 && binary.BigEndian.Uint16(f[12:]) == unix.ETH_P_IP && f[23] == unix.IPPROTO_IGMP
+		return (igmp || group.Is6()) && bytes.Contains(f, group.AsSlice())
+	}
+}
+
+// withOptions puts a record of the route (RFC 791) into the header.
+func withOptions(fd int) error {
+	return unix.SetsockoptString(fd, unix.IPPROTO_IP, unix.IP_OPTIONS, string([]byte{7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0}))
+}
+
+// withExtension puts padding for all hops (RFC 8200 section 4.3) behind the header.
+func withExtension(fd int) error {
+	return unix.SetsockoptString(fd, unix.IPPROTO_IPV6, unix.IPV6_HOPOPTS, string([]byte{0, 0, 1, 4, 0, 0, 0, 0}))
+}
+
+// fastOpen sends a SYN by sending data (RFC 7413).
+func fastOpen(a netip.Addr, port uint16, options ...option) func([]byte) error {
+	return func(b []byte) error {
+		return with(domain(a), unix.SOCK_STREAM, 0, options, func(fd int) error {
+			err := unix.Sendto(fd, b, unix.MSG_FASTOPEN, sockaddr(netip.AddrPortFrom(a, port)))
+			if errors.Is(err, unix.EINPROGRESS) {
+				_, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, 30)
+			}
+			return err
+		})
+	}
 }
 
 // cooked lets the kernel write the Ethernet header.
@@ -297,11 +353,17 @@ func catalogue() []probe {
 		{name: "10 packet that claims arp", send: frame(unix.ETH_P_ARP, unix.ETH_P_IP)},
 		{name: "10 packet past the queue", send: frame(unix.ETH_P_IP, unix.ETH_P_IP, bypassQueue), quick: true},
 		{name: "10 cooked packet", send: cooked},
+		{name: "10 packet with a tag", send: tagged, quick: true},
 		{name: "10 unknown type", send: frame(0x88b5, 0x88b5)},
 		{name: "11 mdns by device", send: udp(mdns, 5353, groupDevice), quick: true},
 		{name: "11 llmnr by device", send: udp(llmnr, 5355, groupDevice)},
 		{name: "11 mdns6 by device", send: udp(mdns6, 5353, groupDevice6)},
+		{name: "11 ssdp6 by device", send: udp(netip.MustParseAddr("ff02::c"), 1900, toDevice), quick: true},
+		{name: "11 group6 far away by device", send: udp(far6, 4011, toDevice, func(fd int) error {
+			return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 8)
+		}), quick: true},
 		{name: "12 mdns", send: udp(mdns, 5353)},
+		{name: "12 ssdp", send: udp(netip.MustParseAddr("239.255.255.250"), 1900)},
 		{name: "13 netbios", send: udp(netip.MustParseAddr("10.77.0.255"), 137, broadcast), quick: true},
 		{name: "13 broadcast by device", send: udp(all, 137, broadcast, toDevice)},
 		{name: "14 relay, other port", send: tcp(relay4, 4114), seen: syn(4114)},
@@ -321,6 +383,12 @@ func catalogue() []probe {
 			return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TTL, 1)
 		}), quick: true},
 		{name: "33 gateway", send: udp(gateway4, 4033, toDevice), quick: true},
+		{name: "35 group joined", send: joins(joined4), seen: joined(joined4), quick: true},
+		{name: "35 group6 joined", send: joins(joined6), seen: joined(joined6), quick: true},
+		{name: "36 options", send: udp(public4, 4036, toDevice, withOptions)},
+		{name: "36 extension6", send: udp(public6, 4036, toDevice, withExtension)},
+		{name: "36 sctp by device", send: raw(public4, unix.IPPROTO_SCTP, toDevice)},
+		{name: "37 fast open by device", send: fastOpen(public4, 4137, toDevice), seen: syn(4137)},
 	}
 }
 
@@ -334,8 +402,11 @@ func flowFrom(port uint16) func([]byte) bool {
 	}
 }
 
-// ownFlow finds our own connections to the guard's port; no link uses these ports.
-func ownFlow(f []byte) bool { return flowFrom(ownPort)(f) || flowFrom(ownPort+1)(f) }
+// own finds what probes make that looks as if it might pass: connections to the
+// guard's port, from ports that no link uses, and groups.
+func own(f []byte) bool {
+	return flowFrom(ownPort)(f) || flowFrom(ownPort+1)(f) || joined(joined4)(f) || joined(joined6)(f)
+}
 
 // sendAll sends every probe once. In states other than open many are refused,
 // which is as it should be.
