@@ -76,7 +76,7 @@ func toDevice(_, _ string, c syscall.RawConn) error {
 }
 
 func dial(to string) int {
-	c, err := net.DialTimeout("tcp", to, 20*time.Second)
+	c, err := net.DialTimeout("tcp", to, time.Minute)
 	if err != nil {
 		fmt.Println(err)
 		return 1

@@ -36,7 +36,7 @@ var (
 )
 
 const (
-	patience = 3 * time.Minute // for anything, on a slow machine
+	patience = 5 * time.Minute // for anything, on a slow machine
 	step     = 50 * time.Millisecond
 )
 

@@ -119,7 +119,7 @@ func (m *machine) survives() {
 		m.t.Errorf("the TUN is interface %s after a kill, want %s: it was not kept", got, index)
 	}
 
-	m.run("sh", "-c", "mkdir -p /run/systemd/system/cuttled.service.d; printf '[Service]\\nWatchdogSec=12\\n' > /run/systemd/system/cuttled.service.d/watchdog.conf; systemctl daemon-reload")
+	m.run("sh", "-c", "mkdir -p /run/systemd/system/cuttled.service.d; printf '[Service]\\nWatchdogSec=20\\n' > /run/systemd/system/cuttled.service.d/watchdog.conf; systemctl daemon-reload")
 	m.run("systemctl", "restart", "cuttled")
 	m.carries("restarted")
 	m.closed("restarted")
