@@ -135,7 +135,8 @@ for arch; do
 		[ "$format" != archlinux ] || ending=pkg.tar.zst
 		for version in ${VERSIONS:-$version}; do
 			config "$format" "$name" >"$stage/nfpm.yaml"
-			"$nfpm" package --config "$stage/nfpm.yaml" --packager "$format" --target "$out/cuttle_${version}_$arch.$ending" >/dev/null
+			"$nfpm" package --config "$stage/nfpm.yaml" --packager "$format" --target "$out/cuttle_${version}_$arch.$ending" >"$stage/said" ||
+				{ cat "$stage/said" >&2; exit 1; } # it says there what is wrong
 		done
 	done
 done
