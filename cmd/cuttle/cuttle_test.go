@@ -240,11 +240,17 @@ func TestLock(t *testing.T) {
 	if code, out, errOut := cuttle(t, "", "-s", socket, "lock", "on"); code != 0 || !strings.Contains(out, "stays closed") || !d.Status().Locked {
 		t.Errorf("lock on: got %d, %q, %q", code, out, errOut)
 	}
+	if code, out, errOut := cuttle(t, "", "-s", socket, "lock"); code != 0 || !strings.Contains(out, "lock is on") {
+		t.Errorf("lock while it is on: got %d, %q, %q", code, out, errOut)
+	}
 	if _, out, _ := cuttle(t, "", "-s", socket, "status"); !strings.Contains(out, "nothing gets out") {
 		t.Errorf("status while off and locked does not say that nothing gets out: %q", out)
 	}
 	if code, out, errOut := cuttle(t, "", "-s", socket, "lock", "off"); code != 0 || !strings.Contains(out, "open") || d.Status().Locked {
 		t.Errorf("lock off: got %d, %q, %q", code, out, errOut)
+	}
+	if code, out, errOut := cuttle(t, "", "-s", socket, "lock"); code != 0 || !strings.Contains(out, "lock is off") {
+		t.Errorf("lock while it is off: got %d, %q, %q", code, out, errOut)
 	}
 }
 
@@ -269,7 +275,7 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"-h"}, 0, "Exit codes:"},
 		{nil, 2, "want a command"},
 		{[]string{"fly"}, 2, `unknown command "fly"`},
-		{[]string{"lock"}, 2, "want on or off"},
+		{[]string{"lock"}, 3, "cuttled is not running"},
 		{[]string{"lock", "maybe"}, 2, "want on or off"},
 		{[]string{"lock", "on", "off"}, 2, "want on or off"},
 		{[]string{"status", "now"}, 2, `unknown command "now"`},

@@ -155,16 +155,21 @@ func down(d *control.Client, ctx context.Context) (control.Done, error) { //noli
 
 func lockCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
-		Use: "lock on|off", Short: "on: keep this machine closed while cuttle is down, and after a reboot",
+		Use: "lock [on|off]", Short: "on: keep this machine closed while cuttle is down, and after a reboot",
 		ValidArgs: []string{"on", "off"},
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 || args[0] != "on" && args[0] != "off" {
+			if len(args) > 1 || len(args) == 1 && args[0] != "on" && args[0] != "off" {
 				return errors.New("want on or off")
 			}
 			return nil
 		},
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			_, err := answer(a, c, func(ctx context.Context, d *control.Client) (control.Status, error) { return d.Status(ctx) },
+				func(p *page, s control.Status) { p.line("%s", lockWords(s.Locked)) })
+			return err
+		}
 		on := args[0] == "on"
 		_, err := answer(a, c, func(ctx context.Context, d *control.Client) (control.Done, error) { return d.Lock(ctx, on) },
 			func(p *page, _ control.Done) { p.line("%s", lockWords(on)) })

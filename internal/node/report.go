@@ -58,7 +58,7 @@ func hint(s control.State) string {
 	case control.StateBlocked:
 		return "traffic stays blocked; `cuttle up` tries again, `cuttle down` opens"
 	case control.StateConnecting:
-		return "tried again by itself; `cuttle neighbors` shows the links"
+		return "tried again by itself; `cuttle exits` and `cuttle neighbors` show what there is"
 	default:
 		return "the log says more"
 	}
