@@ -23,6 +23,7 @@ var (
 	public6   = netip.MustParseAddr("2001:db8:7::7")
 	resolver4 = netip.MustParseAddr("9.9.9.9")
 	gateway4  = netip.MustParseAddr("10.77.0.2")
+	gateway6  = netip.MustParseAddr(routerLink)
 	near4     = netip.MustParseAddr(hostnettest.Near4)
 	near6     = netip.MustParseAddr(hostnettest.Near6)
 	vision    = netip.MustParseAddr("198.51.100.9") // routed by a pushed route
@@ -63,9 +64,15 @@ func from(a netip.Addr) option {
 }
 
 func fromPort(port uint16) option {
+	return fromAddrPort(netip.AddrPortFrom(netip.IPv4Unspecified(), port))
+}
+func fromPort6(port uint16) option {
+	return fromAddrPort(netip.AddrPortFrom(netip.IPv6Unspecified(), port))
+}
+
+func fromAddrPort(a netip.AddrPort) option {
 	return func(fd int) error {
-		return errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
-			unix.Bind(fd, sockaddr(netip.AddrPortFrom(netip.IPv4Unspecified(), port))))
+		return errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, sockaddr(a)))
 	}
 }
 
@@ -333,6 +340,7 @@ func catalogue() []probe {
 		{name: "03 dns by tcp to the gateway", send: tcp(gateway4, 53), seen: syn(53)},
 		{name: "03 dns by tls to the gateway", send: tcp(gateway4, 853), seen: syn(853)},
 		{name: "03 dns to the gateway by device", send: udp(gateway4, 53, toDevice)},
+		{name: "03 dns to the gateway by device, link-local", send: udp(gateway6, 53, toDevice), quick: true},
 		{name: "04 stun", send: udp(public4, 3478)},
 		{name: "04 stun from the address", send: udp(public4, 3478, from(near4))},
 		{name: "04 stun6 from the address", send: udp(public6, 3478, from(near6))},
@@ -379,10 +387,12 @@ func catalogue() []probe {
 		{name: "30 fragments", send: long(udp(public4, 4030, toDevice))},
 		{name: "30 fragments6", send: long(udp(public6, 4030, toDevice))},
 		{name: "31 to port 67", send: udp(public4, 67, fromPort(68), toDevice)},
+		{name: "31 to port 547", send: udp(public6, 547, fromPort6(546), toDevice)},
 		{name: "32 low ttl", send: udp(public4, 4032, toDevice, func(fd int) error {
 			return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TTL, 1)
 		}), quick: true},
 		{name: "33 gateway", send: udp(gateway4, 4033, toDevice), quick: true},
+		{name: "33 gateway, link-local", send: udp(gateway6, 4033, toDevice), quick: true},
 		{name: "35 group joined", send: joins(joined4), seen: joined(joined4), quick: true},
 		{name: "35 group6 joined", send: joins(joined6), seen: joined(joined6), quick: true},
 		{name: "36 options", send: udp(public4, 4036, toDevice, withOptions)},
