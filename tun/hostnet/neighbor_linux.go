@@ -52,7 +52,7 @@ func HardwareAddress(device string, a netip.Addr) (string, error) {
 	}
 	deadline := time.Now().Add(neighborTime)
 	for pause := neighborPause; ; pause *= 2 {
-		time.Sleep(min(pause, max(time.Until(deadline), 0)))
+		<-time.After(min(pause, time.Until(deadline)))
 		if mac, err = knownNeighbor(index, fam, a); !errors.Is(err, errNoNeighbor) || !time.Now().Before(deadline) {
 			return mac, err
 		}
