@@ -96,7 +96,7 @@ func show(tb testing.TB, payer, payee *voucherNode, at uint64, change func(*evm.
 				key = r.key
 			}
 			open := evm.Channel{Deposit: toToken(1_000_000, testDecimals), Paid: new(big.Int), Epoch: 1, Signer: evm.ChannelKey(key).Address()}
-			v := evm.ChannelView{Deep: open, Latest: open}
+			v := evm.ChannelView{Deep: open}
 			if change != nil {
 				change(&v)
 			}

@@ -104,17 +104,16 @@ func TestAskedOfChannels(t *testing.T) {
 		t.Errorf("after asking to close %v is planned, want the notice", kinds)
 	}
 	notice := uint64(time.Now().Add(time.Hour).Unix()) //nolint:gosec // a time
-	show(t, a, b, 30, func(v *evm.ChannelView) { topped(v); v.Latest.CloseAt = notice })
+	show(t, a, b, 30, func(v *evm.ChannelView) { topped(v); v.CloseAt = notice })
 	if kinds, _ := planned(t, a, 1<<40); len(kinds) != 0 {
 		t.Errorf("while the notice runs %v is planned", kinds)
 	}
-	show(t, a, b, 40, func(v *evm.ChannelView) { topped(v); v.Latest.CloseAt = 1 })
+	show(t, a, b, 40, func(v *evm.ChannelView) { topped(v); v.CloseAt = 1 })
 	if kinds, _ := planned(t, a, 1<<40); len(kinds) != 1 || kinds[0] != callClose {
 		t.Errorf("after the notice %v is planned, want the close", kinds)
 	}
 	show(t, a, b, 50, func(v *evm.ChannelView) {
 		v.Deep.Deposit, v.Deep.Signer = new(big.Int), evm.Address{}
-		v.Latest = v.Deep
 	})
 	if all, err := a.Channels(ctx); err != nil || len(all) != 1 || all[0].Open || all[0].Closing || all[0].Target != 0 {
 		t.Errorf("after the close: %+v, %v", all, err)
@@ -186,7 +185,7 @@ func TestPayWhileClosing(t *testing.T) {
 		greeted(t, l)
 		show(t, a, b, 10, nil)
 		if noticed {
-			show(t, a, b, 20, func(v *evm.ChannelView) { v.Latest.CloseAt = uint64(time.Now().Add(time.Hour).Unix()) }) //nolint:gosec // a time
+			show(t, a, b, 20, func(v *evm.ChannelView) { v.CloseAt = uint64(time.Now().Add(time.Hour).Unix()) }) //nolint:gosec // a time
 		} else if err := a.CloseTo(t.Context(), testID(2)); err != nil {
 			t.Fatal(err)
 		}

@@ -151,11 +151,7 @@ func (x *tx) entry(kind string, r *channelRow, postings ...posting) (int64, erro
 // deep is in a new one. Everything that has changed is booked.
 func (x *tx) observe(r *channelRow, v evm.ChannelView, at uint64, lastPaid *big.Int, decimals uint8) error {
 	deep := &v.Deep
-	r.at = at
-	r.closeAt = 0
-	if v.Latest.Open() {
-		r.closeAt = v.Latest.CloseAt
-	}
+	r.at, r.closeAt = at, v.CloseAt
 	if deep.Epoch != r.epoch {
 		if err := x.endEpoch(r, lastPaid, decimals); err != nil {
 			return err

@@ -145,12 +145,8 @@ func (c *channels) observe(ctx context.Context, r *channelRow, v evm.ChannelView
 }
 
 func changed(r *channelRow, v evm.ChannelView) bool {
-	closeAt := uint64(0)
-	if v.Latest.Open() {
-		closeAt = v.Latest.CloseAt
-	}
 	d := &v.Deep
-	if d.Epoch != r.epoch || d.Signer != r.signer || closeAt != r.closeAt {
+	if d.Epoch != r.epoch || d.Signer != r.signer || v.CloseAt != r.closeAt {
 		return true
 	}
 	return d.Open() && (d.Total().Cmp(r.total) != 0 || d.Paid.Cmp(r.paid) != 0)

@@ -77,29 +77,34 @@ func (c *Channel) same(o *Channel) bool {
 // Total is what the epoch can ever pay.
 func (c *Channel) Total() *big.Int { return new(big.Int).Add(c.Deposit, c.Paid) }
 
-// ChannelView is a channel as it is believed, and at the head, where a notice
-// shows first.
-type ChannelView struct{ Deep, Latest Channel }
+// ChannelView is a channel as it is believed, and what the head says of a notice,
+// which shows there first.
+type ChannelView struct {
+	Deep    Channel
+	CloseAt uint64 // Unix seconds from which the payer can close; 0: no notice runs
+}
 
 // channelBatch is how many channels are asked for in one request.
 const channelBatch = 50
 
 // Look reads channels at the depth that counts as final and at the head. deep is
 // the block of the former; its number is 0 while the chain is shorter than that.
-// A notice at the head is believed of any endpoint.
+// A notice at the head counts when two endpoints show it, or one does and the depth
+// that counts as final does, too.
 func (h *Hub) Look(ctx context.Context, pairs []Pair, confirmations uint64) (deep Mark, now time.Time, views []ChannelView, err error) {
 	number, err := h.client.reach(ctx, confirmations)
 	if err != nil {
 		return deep, now, nil, err
 	}
 	type sight struct {
-		deep  Mark
-		now   time.Time
-		views []ChannelView
+		deep   Mark
+		now    time.Time
+		deeps  []Channel
+		latest []Channel
 	}
-	notices := make([]uint64, len(pairs))
+	var heads []sight // all that answered, outvoted ones too
 	got, err := agreed(ctx, h.client, "look at channels", func(ctx context.Context, ec *ethclient.Client) (s sight, err error) {
-		s.views = make([]ChannelView, len(pairs))
+		s.deeps, s.latest = make([]Channel, len(pairs)), make([]Channel, len(pairs))
 		head, err := getBlock(ctx, ec, nil)
 		if err != nil {
 			return s, err
@@ -120,28 +125,42 @@ func (h *Hub) Look(ctx context.Context, pairs []Pair, confirmations uint64) (dee
 		}
 		for from := 0; from < len(pairs); from += channelBatch {
 			part := pairs[from:min(from+channelBatch, len(pairs))]
-			if err := h.read(ctx, ec, part, s.views[from:], number, uint64(head.Number)); err != nil {
+			if err := h.read(ctx, ec, part, s.deeps[from:], s.latest[from:], number, uint64(head.Number)); err != nil {
 				return s, err
 			}
 		}
-		for i := range s.views {
-			if l := &s.views[i].Latest; l.Open() {
-				notices[i] = max(notices[i], l.CloseAt)
-			}
-		}
+		heads = append(heads, s)
 		return s, nil
 	}, func(a, b sight) bool {
-		return a.deep == b.deep && slices.EqualFunc(a.views, b.views, func(x, y ChannelView) bool { return x.Deep.same(&y.Deep) })
+		return a.deep == b.deep && slices.EqualFunc(a.deeps, b.deeps, func(x, y Channel) bool { return x.same(&y) })
 	})
-	for i := range got.views {
-		if l := &got.views[i].Latest; l.Open() {
-			l.CloseAt = notices[i]
-		}
+	if err != nil {
+		return deep, now, nil, err
 	}
-	return got.deep, got.now, got.views, err
+	for i, d := range got.deeps {
+		v := ChannelView{Deep: d}
+		seen := 0
+		for _, s := range heads {
+			switch l := &s.latest[i]; {
+			case l.Open() && l.CloseAt != 0:
+				seen++
+				v.CloseAt = max(v.CloseAt, l.CloseAt)
+			case !l.Open() && d.Open(): // the notice is over
+				seen++
+			}
+		}
+		switch {
+		case seen > 0 && d.CloseAt != 0:
+			v.CloseAt = d.CloseAt
+		case seen < min(2, len(heads)):
+			v.CloseAt = 0
+		}
+		views = append(views, v)
+	}
+	return got.deep, got.now, views, nil
 }
 
-func (h *Hub) read(ctx context.Context, ec *ethclient.Client, pairs []Pair, out []ChannelView, deep, head uint64) error {
+func (h *Hub) read(ctx context.Context, ec *ethclient.Client, pairs []Pair, deeps, latest []Channel, deep, head uint64) error {
 	answers := make([]hexutil.Bytes, 2*len(pairs))
 	batch := make([]rpc.BatchElem, 0, 2*len(pairs))
 	for i, p := range pairs {
@@ -162,9 +181,9 @@ func (h *Hub) read(ctx context.Context, ec *ethclient.Client, pairs []Pair, out 
 			return err
 		}
 		if i%2 == 0 {
-			out[i/2].Deep = c
+			deeps[i/2] = c
 		} else {
-			out[i/2].Latest = c
+			latest[i/2] = c
 		}
 	}
 	return nil
@@ -176,7 +195,7 @@ func (h *Hub) parse(b []byte) (Channel, error) {
 		return Channel{Deposit: new(big.Int), Paid: new(big.Int)}, nil
 	}
 	o, err := h.abi.UnpackChannels(b)
-	if err != nil || len(b) != 5*32 || !o.Epoch.IsUint64() || !o.CloseAt.IsUint64() {
+	if err != nil || len(b) != 5*32 || !o.Epoch.IsInt64() || !o.CloseAt.IsInt64() {
 		return Channel{}, errors.New("endpoint gives a channel that is none")
 	}
 	return Channel{Deposit: o.Deposit, Paid: o.Paid, Epoch: o.Epoch.Uint64(), CloseAt: o.CloseAt.Uint64(), Signer: o.Signer}, nil
