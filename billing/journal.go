@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"math/big"
 	"slices"
 	"strconv"
@@ -76,16 +77,30 @@ func (j *journal) OpenIntents(ctx context.Context) (open []evm.Intent, next uint
 }
 
 // Settled implements evm.Journal.
-func (j *journal) Settled(ctx context.Context, since uint64) (done []evm.Intent, err error) {
+func (j *journal) Settled(ctx context.Context, since uint64) ([]evm.Intent, error) {
+	return j.done(ctx, "block >= ? ORDER BY id DESC", since)
+}
+
+// Unused implements evm.Journal.
+func (j *journal) Unused(ctx context.Context, nonce, upTo uint64) ([]evm.Intent, error) {
+	done, err := j.done(ctx, "nonce >= ? AND block <= ? ORDER BY nonce", nonce, upTo)
+	slices.SortFunc(done, byNonce)
+	return done, err
+}
+
+// done reads payments and calls that are final or reverted.
+func (j *journal) done(ctx context.Context, where string, args ...uint64) (done []evm.Intent, err error) {
 	err = j.l.update(ctx, func(tx *tx) error {
 		done = nil
+		bound := []any{j.wallet[:], int(evm.Final), int(evm.Reverted)}
+		for _, a := range args {
+			bound = append(bound, int64(min(a, math.MaxInt64))) //nolint:gosec // bounded here
+		}
 		for _, query := range []string{
-			`SELECT id, payee, token_amount, x'', x'', 0, state, nonce, coalesce(tx, x''), block, coalesce(block_hash, x''), confirmations
-			 FROM intent WHERE wallet = ? AND state IN (?, ?) AND block >= ? ORDER BY id DESC LIMIT ?`,
-			`SELECT -id, x'', token_amount, target, data, urgent, state, nonce, coalesce(tx, x''), block, coalesce(block_hash, x''), confirmations
-			 FROM call WHERE wallet = ? AND state IN (?, ?) AND block >= ? ORDER BY id DESC LIMIT ?`,
+			`SELECT id, payee, token_amount, x'', x'', 0, state, nonce, coalesce(tx, x''), block, coalesce(block_hash, x''), confirmations FROM intent`,
+			`SELECT -id, x'', token_amount, target, data, urgent, state, nonce, coalesce(tx, x''), block, coalesce(block_hash, x''), confirmations FROM call`,
 		} {
-			in, err := tx.intents(query, j.wallet[:], int(evm.Final), int(evm.Reverted), int64(since), mostWatched) //nolint:gosec // a block number
+			in, err := tx.intents(query+" WHERE wallet = ? AND state IN (?, ?) AND "+where+" LIMIT ?", append(bound, mostWatched)...)
 			if err != nil {
 				return err
 			}

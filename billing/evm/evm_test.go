@@ -307,6 +307,13 @@ func (m *memJournal) Settled(_ context.Context, since uint64) ([]Intent, error) 
 	return []Intent{m.in}, nil
 }
 
+func (m *memJournal) Unused(_ context.Context, nonce, upTo uint64) ([]Intent, error) {
+	if s := m.in.State; s != Final && s != Reverted || m.in.Nonce < nonce || m.in.Included.Block.Number > upTo {
+		return nil, nil
+	}
+	return []Intent{m.in}, nil
+}
+
 func (m *memJournal) Sign(_ context.Context, _ int64, nonce uint64, a Attempt) error {
 	if m.fail != nil {
 		return m.fail

@@ -94,6 +94,9 @@ type Journal interface {
 	// Settled returns the intents that became Final or Reverted in the block since or
 	// a later one.
 	Settled(ctx context.Context, since uint64) ([]Intent, error)
+	// Unused returns intents that became Final or Reverted in the block upTo or an
+	// earlier one, of that nonce or a later one, the first of them first.
+	Unused(ctx context.Context, nonce, upTo uint64) ([]Intent, error)
 	// Mark moves the intent to a state; in holds from Mined on. Final and Reverted
 	// ones may become Sent or Mined again.
 	Mark(ctx context.Context, id int64, s State, in Inclusion) error
@@ -129,6 +132,7 @@ type Payments struct {
 	journal Journal
 	cfg     PaymentConfig
 	resumed bool
+	unused  uint64 // the block at which nonces of payments that are done were unused first; 0: none are
 }
 
 // NewPayments makes the machine; it does nothing before Advance.
@@ -209,6 +213,9 @@ func (p *Payments) Advance(ctx context.Context) (Outcome, error) {
 		return out, err
 	}
 	out.Head, out.HeadTime, out.Deep, out.Balances = view.head, view.headTime, view.deep, view.balances
+	if err := p.recall(ctx, view); err != nil {
+		return out, err
+	}
 	open, next, err := p.journal.OpenIntents(ctx)
 	if err != nil {
 		return out, fmt.Errorf("read open payments: %w", err)
@@ -296,12 +303,14 @@ func (p *Payments) missing(ctx context.Context, in *Intent, v *view, lowest bool
 			return err
 		}
 	}
-	if v.deepNonce > in.Nonce {
-		// A receipt may have appeared since: look once more before the alarm.
-		if inc, err := p.client.find(ctx, in.Attempts); err != nil || inc != nil {
+	if v.deepNonce > in.Nonce { // a fork may lie between what was seen of the chain so far
+		taken, err := p.client.taken(ctx, p.signer.Address(), in, v.deep)
+		if err != nil {
 			return err
 		}
-		return p.mark(ctx, in, Superseded, Inclusion{})
+		if taken {
+			return p.mark(ctx, in, Superseded, Inclusion{})
+		}
 	}
 	last := in.Attempts[len(in.Attempts)-1]
 	if lowest && p.cfg.Now().Sub(last.At) >= p.cfg.BumpAfter {

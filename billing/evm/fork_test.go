@@ -1,0 +1,157 @@
+package evm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+)
+
+// TestTakenNonce: that another transaction has used a payment's nonce is not
+// believed of one endpoint where there are several.
+func TestTakenNonce(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		says     []string // how many nonces each endpoint calls used
+		receipt  int      // the endpoint that has a receipt all the same; -1: none
+		want     State
+		disagree bool
+		aside    bool // the first is set aside
+	}{
+		{name: "one, alone", says: []string{"0x1"}, receipt: -1, want: Superseded},
+		{name: "one of two", says: []string{"0x1", "0x0"}, receipt: -1, want: Sent, disagree: true},
+		{name: "the other of two", says: []string{"0x0", "0x1"}, receipt: -1, want: Sent},
+		{name: "both", says: []string{"0x1", "0x1"}, receipt: -1, want: Superseded},
+		{name: "one of three", says: []string{"0x1", "0x0", "0x0"}, receipt: -1, want: Sent, aside: true},
+		{name: "two of three", says: []string{"0x1", "0x0", "0x1"}, receipt: -1, want: Superseded},
+		{name: "both, and one has the payment", says: []string{"0x1", "0x1"}, receipt: 1, want: Final, disagree: true},
+	} {
+		var all []*fakeChain
+		var urls []string
+		for range c.says {
+			f := startFake(t, 7)
+			all, urls = append(all, f), append(urls, f.url)
+		}
+		client := testClient(t, nil, urls...)
+		j, p := sentPayment(t, client)
+		for i, f := range all {
+			f.set("eth_getTransactionCount", always(c.says[i]))
+			if i == c.receipt {
+				f.set("eth_getTransactionReceipt", receiptIn(80, word(80), "0x1"))
+			}
+		}
+		_, err := p.Advance(context.Background())
+		if c.receipt >= 0 { // one of two is not enough to call it done, either
+			if !errors.Is(err, ErrDisagree) || !j.in.State.Open() {
+				t.Errorf("%s: %s, %v", c.name, j.in.State, err)
+			}
+			continue
+		}
+		if j.in.State != c.want || errors.Is(err, ErrDisagree) != c.disagree || !c.disagree && err != nil {
+			t.Errorf("%s: payment is %s, %v; want %s", c.name, j.in.State, err, c.want)
+		}
+		if d := client.Doubts(); (len(d) == 1 && strings.Contains(d[0], urls[0])) != c.aside && c.name != "two of three" {
+			t.Errorf("%s: doubts %q", c.name, d)
+		}
+	}
+}
+
+// TestTakenDuringFork: the chain changes between what an endpoint says of the nonce
+// and of the payment. That is no proof of anything.
+func TestTakenDuringFork(t *testing.T) {
+	f := startFake(t, 7)
+	client := testClient(t, nil, f.url)
+	j, p := sentPayment(t, client)
+	f.set("eth_getTransactionCount", always("0x1"))
+	forked := false
+	f.set("eth_getTransactionReceipt", func([]json.RawMessage) any {
+		forked = true // by the time that it is asked, the block with the payment is gone
+		return nil
+	})
+	f.set("eth_getBlockByNumber", func(q []json.RawMessage) any {
+		b := fakeBlock(q)
+		if forked {
+			b = otherHash(q)
+		}
+		forked = false
+		return b
+	})
+	if _, err := p.Advance(context.Background()); err == nil || j.in.State != Sent {
+		t.Errorf("during the fork: payment is %s, %v; want an error, and nothing changed", j.in.State, err)
+	}
+	f.set("eth_getBlockByNumber", otherHash)
+	f.set("eth_getTransactionReceipt", always(nil))
+	f.set("eth_getTransactionCount", always("0x0"))
+	before := f.count("eth_sendRawTransaction")
+	if _, err := p.Advance(context.Background()); err != nil || j.in.State != Sent || f.count("eth_sendRawTransaction") != before+1 {
+		t.Errorf("after it: payment is %s, %v; want it sent again", j.in.State, err)
+	}
+}
+
+// finalPayment is a payment that is final in block 80, looked at with head 100.
+func finalPayment(t *testing.T, all ...*fakeChain) (*Client, *memJournal, *Payments) {
+	t.Helper()
+	var urls []string
+	for _, f := range all {
+		urls = append(urls, f.url)
+	}
+	client := testClient(t, nil, urls...)
+	j, p := sentPayment(t, client)
+	for _, f := range all {
+		f.set("eth_getTransactionReceipt", receiptIn(80, word(80), "0x1"))
+		f.set("eth_getTransactionCount", always("0x1"))
+	}
+	if _, err := p.Advance(context.Background()); err != nil || j.in.State != Final {
+		t.Fatalf("payment is %s, %v", j.in.State, err)
+	}
+	return client, j, p
+}
+
+// TestUnusedNonce: the nonce of a payment that is final long since is unused again.
+// It is sent as it was, once two endpoints have said so twice.
+func TestUnusedNonce(t *testing.T) {
+	a, b := startFake(t, 7), startFake(t, 7)
+	_, j, p := finalPayment(t, a, b)
+	raw := string(j.in.Attempts[0].Raw)
+	at := func(head, nonceA, nonceB string) error {
+		for f, nonce := range map[*fakeChain]string{a: nonceA, b: nonceB} {
+			f.set("eth_getTransactionCount", always(nonce))
+			f.set("eth_getBlockByNumber", headAt(head))
+			f.set("eth_getTransactionReceipt", always(nil))
+		}
+		_, err := p.Advance(context.Background())
+		return err
+	}
+	for _, step := range []struct {
+		name, head, a, b string
+		want             State
+		disagree         bool
+	}{
+		{"nothing is wrong", "0x64", "0x1", "0x1", Final, false},
+		{"one says so", "0x65", "0x0", "0x1", Final, true},
+		{"one says so, later", "0x66", "0x0", "0x1", Final, true},
+		{"both say so", "0x67", "0x0", "0x0", Final, false},
+		{"at the same block", "0x67", "0x0", "0x0", Final, false},
+		{"not any more", "0x68", "0x1", "0x1", Final, false},
+		{"both say so again", "0x69", "0x0", "0x0", Final, false},
+		{"and at a later block", "0x6a", "0x0", "0x0", Sent, false},
+	} {
+		if err := at(step.head, step.a, step.b); j.in.State != step.want || errors.Is(err, ErrDisagree) != step.disagree || !step.disagree && err != nil {
+			t.Errorf("%s: payment is %s, %v; want %s", step.name, j.in.State, err, step.want)
+		}
+	}
+	if n := a.count("eth_sendRawTransaction"); n != 2 || len(j.in.Attempts) != 1 || j.in.Nonce != 0 || string(j.in.Attempts[0].Raw) != raw {
+		t.Errorf("sent %d times in %d attempts; want the same bytes twice", n, len(j.in.Attempts))
+	}
+	// A chain that is not as far as the payment's block says nothing of it.
+	c := startFake(t, 7)
+	_, j, p = finalPayment(t, c)
+	c.set("eth_getTransactionCount", always("0x0"))
+	for _, head := range []string{"0x50", "0x51"} {
+		c.set("eth_getBlockByNumber", headAt(head))
+		if _, err := p.Advance(context.Background()); err != nil || j.in.State != Final {
+			t.Errorf("head %s: payment is %s, %v", head, j.in.State, err)
+		}
+	}
+}
