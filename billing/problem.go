@@ -41,6 +41,9 @@ func (b *Book) Problems() (out []Problem) {
 	for _, doubt := range d.cfg.Client.Doubts() {
 		out = append(out, Problem{doubt, "name other endpoints in billing.rpc; what one alone says gives nobody credit meanwhile"})
 	}
+	if text := d.stalled(); text != "" {
+		out = append(out, Problem{text, "wait, or name other endpoints in billing.rpc; debts to us do not grow older before long, and nobody is cut off below twice its limit"})
+	}
 	if d.cash != nil && d.cash.told.Load() != nil {
 		out = append(out, Problem{*d.cash.told.Load(), "`cuttle ledger history` shows when, as withdrawn; the explorer of the chain shows where it went"})
 	}
@@ -67,7 +70,7 @@ func hintOf(k evm.ProblemKind) string {
 	case evm.WouldRevert:
 		return "is billing.token the right contract, and may this wallet use it?"
 	case evm.UsedElsewhere:
-		return "find the other program, then give this node a wallet of its own (`cuttle wallet new`)"
+		return "find the other program and stop it, then let this node go on with `cuttle wallet resume`, or give it a wallet of its own (`cuttle wallet new`)"
 	}
 	return "the log says more"
 }

@@ -123,6 +123,9 @@ type direct struct {
 	decimals atomic.Int32 // -1 before the chain has told
 	watched  atomic.Int64 // payments that are done and looked after all the same
 	cash     *cashier     // nil without a wallet
+	// The newest block that the chain's tag has called final, and when (by the clock of
+	// ages) it moved; -1: not in this run.
+	final, moved atomic.Int64
 }
 
 func newDirect(cfg DirectConfig, now func() time.Time, l *ledger) (*direct, error) {
@@ -148,6 +151,7 @@ func newDirect(cfg DirectConfig, now func() time.Time, l *ledger) (*direct, erro
 	}
 	d := &direct{cfg: cfg, ledger: l}
 	d.decimals.Store(-1)
+	d.moved.Store(-1)
 	if cfg.Wallet != nil {
 		if err := l.checkWallet(cfg.Wallet.Address()); err != nil {
 			return nil, err
@@ -272,7 +276,7 @@ func (d *direct) watch(ctx context.Context) error {
 // move books payments received and moves our own.
 func (d *direct) move(ctx context.Context) (evm.Outcome, error) {
 	_, err := d.receipts.Scan(ctx)
-	if err == nil {
+	if err == nil && d.moving(d.receipts.Reached()) {
 		d.ledger.ages.sighted()
 	}
 	if d.payments == nil {
@@ -283,6 +287,39 @@ func (d *direct) move(ctx context.Context) (evm.Outcome, error) {
 		err2 = d.compare(ctx, out.Deep)
 	}
 	return out, errors.Join(err, err2)
+}
+
+// stalledAfter is how long the block that a chain calls final may stay the same.
+// Ethereum's moves every seven minutes, others' sooner.
+const stalledAfter = 30 * time.Minute
+
+// moving tells whether payments that were made are credited: what counts as final
+// moves on. Depth alone always does when the chain does; a chain's own tag has to
+// be seen moving.
+func (d *direct) moving(final uint64) bool {
+	if d.cfg.Client.Tag() == "" {
+		return true
+	}
+	up := d.ledger.ages.up()
+	was := d.final.Load()
+	if is := int64(final); is > was { //nolint:gosec // a block number
+		d.final.Store(is)
+		if was > 0 {
+			d.moved.Store(int64(up))
+		}
+	}
+	moved := d.moved.Load()
+	return moved >= 0 && up-time.Duration(moved) <= stalledAfter
+}
+
+// stalled says in words that what the chain calls final does not move.
+func (d *direct) stalled() string {
+	moved := d.moved.Load()
+	if moved < 0 || d.ledger.ages.up()-time.Duration(moved) <= stalledAfter {
+		return ""
+	}
+	return fmt.Sprintf("chain %d has called no block after %d %s for %s: no payment is credited until it does", d.cfg.Client.ChainID(), d.final.Load(), d.cfg.Client.Tag(),
+		(d.ledger.ages.up() - time.Duration(moved)).Round(time.Minute))
 }
 
 // settle is the accountant's loop: it looks at debts every ScanEvery and asks

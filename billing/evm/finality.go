@@ -23,6 +23,10 @@ type Finality struct {
 	MaxHeadAge time.Duration
 }
 
+// Tag is the tag of blocks that the chain itself calls final; empty: depth alone
+// counts.
+func (c *Client) Tag() string { return c.finality.Tag }
+
 // deep is the newest block that counts as final: confirmations deep, the block
 // itself counted, and no newer than the chain's own tag. 0 while there is none.
 func (c *Client) deep(ctx context.Context, ec *ethclient.Client, head, confirmations uint64) (uint64, error) {

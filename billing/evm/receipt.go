@@ -55,6 +55,7 @@ type Receipts struct {
 	confirmations uint64
 	from          uint64 // first block of interest
 	span          uint64 // blocks of the next query
+	reached       uint64 // the newest block that counted as final at the last scan
 }
 
 // NewReceipts makes a watcher that believes a transfer when its block has that
@@ -75,6 +76,9 @@ func (r *Receipts) Scan(ctx context.Context) (booked int, err error) {
 		}
 	}
 }
+
+// Reached is the newest block that counted as final at the last scan.
+func (r *Receipts) Reached() uint64 { return r.reached }
 
 // scanned is what an endpoint says of a range of blocks.
 type scanned struct {
@@ -103,6 +107,7 @@ func (r *Receipts) step(ctx context.Context) (booked int, done bool, err error) 
 	if err != nil {
 		return 0, false, err
 	}
+	r.reached = deep
 	got, err := agreed(ctx, r.client, "scan for payments", func(ctx context.Context, ec *ethclient.Client) (scanned, error) {
 		return r.scan(ctx, ec, marks, deep)
 	}, scanned.same)
