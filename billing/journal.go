@@ -259,15 +259,16 @@ func (j *journal) Mark(ctx context.Context, id int64, s evm.State, inc evm.Inclu
 		var neighbor, amount, born int64
 		var was evm.State
 		intent, _, row := tables(id)
-		query := "SELECT neighbor, amount, born, state FROM intent WHERE id = ? AND wallet = ?"
+		var looked bool
+		query := "SELECT neighbor, amount, born, state, looked_at FROM intent WHERE id = ? AND wallet = ?"
 		if id < 0 {
-			query = "SELECT coalesce((SELECT neighbor FROM channel WHERE channel.id = call.channel), 0), 0, 0, state FROM call WHERE id = ? AND wallet = ?"
+			query = "SELECT coalesce((SELECT neighbor FROM channel WHERE channel.id = call.channel), 0), 0, 0, state, looked_at FROM call WHERE id = ? AND wallet = ?"
 		}
-		found, err := tx.one(query, []any{row, j.wallet[:]}, &neighbor, &amount, &born, &was)
+		found, err := tx.one(query, []any{row, j.wallet[:]}, &neighbor, &amount, &born, &was, &looked)
 		switch {
 		case err != nil:
 			return err
-		case !found || was == evm.Planned || !was.Open() && !undone(was, s):
+		case !found || was == evm.Planned || !was.Open() && (looked || !undone(was, s)):
 			return fmt.Errorf("payment %d is %s: cannot become %s", id, was, s)
 		}
 		if inc.Block.Number > 0 || inc.Tx != (evm.Hash{}) {
@@ -305,9 +306,9 @@ func (j *journal) Mark(ctx context.Context, id int64, s evm.State, inc evm.Inclu
 	})
 }
 
-// undone tells whether a payment that was done is on its way again.
+// undone tells whether a payment that was done, or lost, is on its way again.
 func undone(was, s evm.State) bool {
-	return (was == evm.Final || was == evm.Reverted) && (s == evm.Sent || s == evm.Mined)
+	return !was.Open() && (s == evm.Sent || s == evm.Mined)
 }
 
 // undo books that a payment is on its way again.

@@ -241,14 +241,6 @@ func (b *Book) reportPayments(ctx context.Context, row int64, r *NeighborReport)
 	return rows.Err()
 }
 
-// Acknowledge says that a human has looked at a payment whose nonce another
-// program used; the wallet may send again.
-func (b *Book) Acknowledge(ctx context.Context, payment int64) error {
-	return b.ledger.update(ctx, func(tx *tx) error {
-		return tx.exec("UPDATE intent SET looked_at = 1 WHERE id = ? AND state = ?", payment, int(evm.Superseded))
-	})
-}
-
 // Unban has a neighbor served again that was cut off, or whose counts were
 // disputed: from the last agreed counts, and what it owes by now is not held
 // against it, though it stays owed. Its debt is young again, and it may owe its

@@ -21,7 +21,9 @@ import (
 //	                     transaction that is not ours)
 //
 // FINAL and REVERTED become SENT or MINED again when their block leaves the
-// chain all the same, which Watch looks for.
+// chain all the same, which Watch looks for, and Advance where Watch does not. So
+// does SUPERSEDED, until a human has looked, when the nonce is not the other
+// transaction's any more.
 type State uint8
 
 // The states of a payment.
@@ -98,7 +100,7 @@ type Journal interface {
 	// earlier one, of that nonce or a later one, the first of them first.
 	Unused(ctx context.Context, nonce, upTo uint64) ([]Intent, error)
 	// Mark moves the intent to a state; in holds from Mined on. Final and Reverted
-	// ones may become Sent or Mined again.
+	// ones may become Sent or Mined again, and Superseded ones that OpenIntents returns.
 	Mark(ctx context.Context, id int64, s State, in Inclusion) error
 }
 
@@ -229,7 +231,9 @@ func (p *Payments) Advance(ctx context.Context) (Outcome, error) {
 		if in.State == Planned {
 			continue
 		}
-		if in.State.Open() {
+		if in.State == Superseded {
+			failed = errors.Join(failed, p.regain(ctx, in, view))
+		} else {
 			failed = errors.Join(failed, p.follow(ctx, in, view, flying == 0))
 		}
 		if in.State == Superseded {
@@ -325,6 +329,20 @@ func (p *Payments) missing(ctx context.Context, in *Intent, v *view, lowest bool
 	return p.broadcast(ctx, in, last)
 }
 
+// regain goes on with a payment whose nonce another transaction had, if that has
+// left the chain or was a lie: ours is in a block, or nothing is.
+func (p *Payments) regain(ctx context.Context, in *Intent, v *view) error {
+	inc, err := p.client.find(ctx, in.Attempts)
+	if err != nil || inc == nil && v.pendingNonce > in.Nonce || v.deep == 0 {
+		return err
+	}
+	taken, err := p.client.taken(ctx, p.signer.Address(), in, v.deep)
+	if err != nil || taken {
+		return err
+	}
+	return p.undone(ctx, in, v.head.Number)
+}
+
 // start signs the first attempt of a planned payment, if the wallet can pay it.
 func (p *Payments) start(ctx context.Context, in *Intent, nonce uint64, v *view, tokens, gas *big.Int, out *Outcome) (bool, error) {
 	from := p.signer.Address()
@@ -384,7 +402,7 @@ func (p *Payments) noGas(in *Intent, have, want *big.Int) Problem {
 
 func (p *Payments) usedElsewhere(in *Intent) Problem {
 	return Problem{UsedElsewhere, in.ID, fmt.Sprintf(
-		"wallet %s on chain %s is used by another program: nonce %d went to a transaction that is not ours; sending has stopped. Give this node a wallet of its own",
+		"wallet %s on chain %s is used by another program: nonce %d went to a transaction that is not ours; sending has stopped until a human has looked",
 		p.signer.Address(), p.client.chainID, in.Nonce)}
 }
 

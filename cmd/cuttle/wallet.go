@@ -57,15 +57,15 @@ type made struct {
 
 func walletCommand(a *app) *cobra.Command {
 	w := &purse{a: a}
-	c := &cobra.Command{Use: "wallet", Short: "make, import, show and empty the wallets of a paid network",
+	c := &cobra.Command{Use: "wallet", Short: "make, import, show, empty and resume the wallets of a paid network",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return errors.New("want new, import, show, balance or sweep")
+				return errors.New("want new, import, show, balance, sweep or resume")
 			}
 			return nil
 		},
 		RunE: func(*cobra.Command, []string) error {
-			return usageError{errors.New("wallet: want new, import, show, balance or sweep")}
+			return usageError{errors.New("wallet: want new, import, show, balance, sweep or resume")}
 		}}
 	f := c.PersistentFlags()
 	f.StringVar(&w.config, "config", defaultConfig, "the daemon's configuration file")
@@ -84,7 +84,7 @@ func walletCommand(a *app) *cobra.Command {
 		Args: importArgs, ValidArgs: []string{"words", "key", "keystore"},
 		RunE: func(c *cobra.Command, args []string) error { return w.importWallet(c.Context(), args) }}
 	w.keyFlags(imp)
-	c.AddCommand(fresh, imp, w.showCommand(), w.balanceCommand(), w.sweepCommand())
+	c.AddCommand(fresh, imp, w.showCommand(), w.balanceCommand(), w.sweepCommand(), w.resumeCommand())
 	return c
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"cuttle/billing"
+	"cuttle/billing/evm"
 	"cuttle/internal/control"
 )
 
@@ -13,7 +14,7 @@ var _ control.Purse = (*Node)(nil)
 // Balances asks the chain what both wallets hold now.
 func (n *Node) Balances(ctx context.Context) (control.Balances, error) {
 	if n.book == nil {
-		return control.Balances{}, &control.Error{Text: "nobody bills on this node", Hint: "billing.mode is none in its configuration"}
+		return control.Balances{}, errNoBook()
 	}
 	id, token, all, err := n.book.Balances(ctx)
 	if errors.Is(err, billing.ErrNoChain) {
@@ -27,4 +28,44 @@ func (n *Node) Balances(ctx context.Context) (control.Balances, error) {
 		out.Wallets = append(out.Wallets, control.Wallet{Purpose: w.Purpose, Address: w.Address, Token: w.Token, Gas: w.Gas, Checked: w.At.Unix()})
 	}
 	return out, nil
+}
+
+// Taken lists our transactions that were lost to another program.
+func (n *Node) Taken(ctx context.Context) (out []control.Taken, err error) {
+	if n.book == nil {
+		return nil, errNoBook()
+	}
+	all, err := n.book.Taken(ctx)
+	if err != nil {
+		return nil, resumeError(err)
+	}
+	for _, t := range all {
+		out = append(out, control.Taken(t))
+	}
+	return out, nil
+}
+
+// Resume lets the consuming wallet send again after another program has used it.
+func (n *Node) Resume(ctx context.Context) error {
+	if n.book == nil {
+		return errNoBook()
+	}
+	return resumeError(n.book.Resume(ctx))
+}
+
+// resumeError adds what to do.
+func resumeError(err error) error {
+	if err == nil {
+		return nil
+	}
+	hint := "see billing.rpc in the configuration; nothing was changed"
+	switch {
+	case errors.Is(err, billing.ErrNoChain), errors.Is(err, billing.ErrNoWallet):
+		hint = "billing.mode and billing.consuming in its configuration say how it pays"
+	case errors.Is(err, billing.ErrNotStopped):
+		hint = "there is nothing to resume; `cuttle status` says what keeps payments waiting, if anything does"
+	case errors.Is(err, evm.ErrNotAtRest):
+		hint = "stop the other program, wait some minutes and try again; what the chain gives back to this node goes on by itself"
+	}
+	return &control.Error{Status: 409, Text: err.Error(), Hint: hint}
 }

@@ -144,9 +144,7 @@ func TestUsedElsewhere(t *testing.T) {
 	if _, n, err := neighbor(a.book); err != nil || n.Payments[0].State != "planned" {
 		t.Errorf("after the alarm something was sent: %+v, %v", n.Payments, err)
 	}
-	if err := a.book.Acknowledge(context.Background(), n.Payments[0].ID); err != nil {
-		t.Fatal(err)
-	}
+	resumed(t, a)
 	defer c.mine()()
 	settled(t, a, b, 1)
 	if got := c.balance(b.earning); got.Cmp(big.NewInt(1e16)) != 0 {

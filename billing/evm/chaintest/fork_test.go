@@ -135,6 +135,15 @@ func TestDeepFork(t *testing.T) {
 	verified(t, dir, 1, 2)
 }
 
+// resumed is a human who has looked at what another program has done.
+func resumed(t *testing.T, p *party) {
+	t.Helper()
+	eventually(t, "the chain agrees", func() error { return p.book.Resume(context.Background()) })
+	if err := p.book.Resume(context.Background()); !errors.Is(err, billing.ErrNotStopped) {
+		t.Errorf("resumed twice: %v, want ErrNotStopped", err)
+	}
+}
+
 // TestDeepForkLosesNonce: on the new branch the nonce goes to another transaction.
 // The debt is one again, a human is told, and then it is paid once.
 func TestDeepForkLosesNonce(t *testing.T) {
@@ -152,9 +161,7 @@ func TestDeepForkLosesNonce(t *testing.T) {
 		}
 		return err
 	})
-	if err := a.book.Acknowledge(context.Background(), n.Payments[0].ID); err != nil {
-		t.Fatal(err)
-	}
+	resumed(t, a)
 	eventually(t, "it is paid again", func() error { // the chain may be shorter than what was read of it
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
@@ -171,5 +178,47 @@ func TestDeepForkLosesNonce(t *testing.T) {
 	if got := c.balance(b.earning); got.Cmp(big.NewInt(1e16)) != 0 {
 		t.Errorf("b holds %s, want 1e16", got)
 	}
+	verified(t, dir, 1, 2)
+}
+
+// TestDeepForkOfVouchers: the cashing of a voucher leaves the chain after both
+// have believed it. It is sent again, and cashed once.
+func TestDeepForkOfVouchers(t *testing.T) {
+	c := startChain(t)
+	at := c.deployHub()
+	dir := t.TempDir()
+	a, b, p := pair(t, c, c.url, func(s *setup) {
+		s.dir, s.channels = dir, channelsOn(at)
+		s.channels.CashAbove = 20_000_000 // all that is given makes it due, in however many vouchers
+	})
+	c.fund(a.wallet.Address(), ether(1), ether(1))
+	c.fund(b.wallet.Address(), ether(1), new(big.Int))
+	stop := c.mineEvery(25 * time.Millisecond)
+	defer func() { stop() }()
+	p.use(billing.WePay, 10, mega)
+	eventually(t, "b holds a voucher", func() error {
+		ch, err := channel(b, false)
+		if err == nil && ch.Vouchers != 10_000_000 {
+			err = fmt.Errorf("%+v", ch)
+		}
+		return err
+	})
+	stop()
+	before := c.head()
+	stop = c.mineEvery(25 * time.Millisecond)
+	p.use(billing.WePay, 10, mega)
+	cashed(t, a, b, 20_000_000)
+	stop()
+	c.setHead(before)
+	if got := c.balance(b.earning); got.Sign() != 0 {
+		t.Fatalf("b holds %s on the shorter chain, want nothing", got)
+	}
+	stop = c.mineEvery(25 * time.Millisecond)
+	eventually(t, "it is cashed again", func() error { // nobody else has the transaction
+		if got := c.balance(b.earning); got.Cmp(big.NewInt(2e16)) != 0 {
+			return fmt.Errorf("b holds %s", got)
+		}
+		return isCashed(a, b, 20_000_000)
+	})
 	verified(t, dir, 1, 2)
 }

@@ -1,0 +1,94 @@
+package billing
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"cuttle/billing/evm"
+)
+
+// Resume errors.
+var (
+	// ErrNoWallet says that nothing is paid from here.
+	ErrNoWallet = errors.New("there is no consuming wallet")
+	// ErrNotStopped says that there is nothing to resume.
+	ErrNotStopped = errors.New("no other program has used the wallet")
+)
+
+// Taken is one of our transactions whose nonce another program has used.
+type Taken struct {
+	Nonce  uint64
+	Tx     string // ours, the newest attempt
+	Payee  string // EIP-55; the contract, for a call
+	Amount string // token that was to move, decimal
+	Call   bool   // a call that channels need, not a payment
+}
+
+// Taken lists our transactions that were lost to another program and that no human
+// has looked at; while there are any, nothing more is sent.
+func (b *Book) Taken(ctx context.Context) (out []Taken, err error) {
+	_, taken, _, err := b.stopped(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d := b.onChain()
+	for _, in := range taken {
+		t := Taken{Nonce: in.Nonce, Payee: in.Payee.Hex(), Amount: d.cfg.Client.Format(in.Amount), Call: in.Call != nil}
+		if in.Call != nil {
+			t.Payee = in.Call.To.Hex()
+		}
+		if n := len(in.Attempts); n > 0 {
+			t.Tx = in.Attempts[n-1].Hash.Hex()
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+// Resume lets the consuming wallet send again after another program has used its
+// nonces: a human has looked, and the chain agrees (evm.ErrNotAtRest otherwise).
+// What was lost is a debt and is paid with a new nonce; calls are planned anew.
+func (b *Book) Resume(ctx context.Context) error {
+	d, taken, open, err := b.stopped(ctx)
+	if err != nil {
+		return err
+	}
+	if len(taken) == 0 {
+		return ErrNotStopped
+	}
+	if err := d.cfg.Client.Resumable(ctx, d.cfg.Wallet.Address(), d.cfg.Payments.Confirmations, taken, open); err != nil {
+		return err
+	}
+	err = b.ledger.update(ctx, func(tx *tx) error {
+		for _, in := range taken {
+			table, _, row := tables(in.ID)
+			if err := tx.exec("UPDATE "+table+" SET looked_at = 1 WHERE id = ? AND state = ?", row, int(evm.Superseded)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		b.urge()
+	}
+	return err
+}
+
+// stopped reads what of ours was lost to others, and what is open.
+func (b *Book) stopped(ctx context.Context) (d *direct, taken, open []evm.Intent, err error) {
+	if d = b.onChain(); d == nil {
+		return nil, nil, nil, ErrNoChain
+	}
+	if d.cfg.Wallet == nil {
+		return nil, nil, nil, ErrNoWallet
+	}
+	open, _, err = (&journal{b.ledger, d.cfg.Wallet.Address()}).OpenIntents(ctx)
+	for _, in := range open {
+		if in.State == evm.Superseded {
+			taken = append(taken, in)
+		}
+	}
+	open = slices.DeleteFunc(open, func(in evm.Intent) bool { return in.State == evm.Superseded })
+	return d, taken, open, err
+}
