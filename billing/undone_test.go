@@ -60,6 +60,12 @@ func TestUndone(t *testing.T) {
 		{evm.Final, in(14, 1), 0, 0, total, 30_000},
 		{evm.Sent, evm.Inclusion{}, 0, total, 0, 0},
 		{evm.Superseded, evm.Inclusion{}, total, 0, 0, 0},
+		{evm.Sent, evm.Inclusion{}, 0, total, 0, 0}, // the other has left the chain
+		{evm.Superseded, evm.Inclusion{}, total, 0, 0, 0},
+		{evm.Mined, in(15, 1), 0, total, 0, 0},
+		{evm.Final, in(15, 1), 0, 0, total, 30_000},
+		{evm.Sent, evm.Inclusion{}, 0, total, 0, 0},
+		{evm.Superseded, evm.Inclusion{}, total, 0, 0, 0},
 	} {
 		if err := j.Mark(t.Context(), 1, step.to, step.in); err != nil {
 			t.Fatalf("step %d, %s: %v", i, step.to, err)
@@ -75,8 +81,20 @@ func TestUndone(t *testing.T) {
 		if want := (step.to == evm.Final || step.to == evm.Reverted) && step.in.Block.Number >= 11; err != nil || (len(done) == 1) != want {
 			t.Errorf("step %d, %s: %d are watched, %v", i, step.to, len(done), err)
 		}
+		for _, c := range []struct {
+			nonce, upTo uint64
+			want        bool
+		}{{0, 1 << 63, true}, {0, step.in.Block.Number, true}, {0, step.in.Block.Number - 1, false}, {1, 1 << 63, false}} {
+			done, err := j.Unused(t.Context(), c.nonce, c.upTo)
+			if want := c.want && (step.to == evm.Final || step.to == evm.Reverted); err != nil || (len(done) == 1) != want {
+				t.Errorf("step %d, %s: %d of nonce %d or more up to block %d, %v", i, step.to, len(done), c.nonce, c.upTo, err)
+			}
+		}
+	}
+	if err := b.ledger.update(t.Context(), func(x *tx) error { return x.exec("UPDATE intent SET looked_at = 1") }); err != nil {
+		t.Fatal(err)
 	}
 	if err := j.Mark(t.Context(), 1, evm.Sent, evm.Inclusion{}); err == nil {
-		t.Error("a superseded payment is sent again")
+		t.Error("a payment that a human has looked at is sent again")
 	}
 }

@@ -285,8 +285,9 @@ func TestForkWalksBack(t *testing.T) {
 
 // memJournal is a Journal in memory whose Sign may fail.
 type memJournal struct {
-	in   Intent
-	fail error
+	in    Intent
+	fail  error
+	stays bool // nobody has looked at it when it is superseded
 }
 
 func (m *memJournal) OpenIntents(context.Context) ([]Intent, uint64, error) {
@@ -294,7 +295,7 @@ func (m *memJournal) OpenIntents(context.Context) ([]Intent, uint64, error) {
 	if m.in.State != Planned {
 		next = m.in.Nonce + 1
 	}
-	if !m.in.State.Open() {
+	if !m.in.State.Open() && !(m.stays && m.in.State == Superseded) {
 		return nil, next, nil
 	}
 	return []Intent{m.in}, next, nil

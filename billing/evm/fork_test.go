@@ -155,3 +155,80 @@ func TestUnusedNonce(t *testing.T) {
 		}
 	}
 }
+
+// TestRegain: a payment whose nonce another transaction had goes on when that one is
+// not on the chain any more, or was a lie.
+func TestRegain(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		nonces  string // used and pending by then
+		receipt any    // of ours
+		want    State
+	}{
+		{"still taken", "0x1", nil, Superseded},
+		{"free again", "0x0", nil, Sent},
+		{"ours", "0x1", receiptIn(85, word(85), "0x1"), Mined},
+	} {
+		f := startFake(t, 7)
+		j, p := sentPayment(t, testClient(t, nil, f.url))
+		j.stays = true
+		f.set("eth_getTransactionCount", always("0x1"))
+		out, err := p.Advance(context.Background())
+		if err != nil || j.in.State != Superseded || len(out.Problems) != 1 || out.Problems[0].Kind != UsedElsewhere {
+			t.Fatalf("%s: payment is %s, %+v, %v", c.name, j.in.State, out.Problems, err)
+		}
+		f.set("eth_getTransactionCount", always(c.nonces))
+		if fn, ok := c.receipt.(func([]json.RawMessage) any); ok {
+			f.set("eth_getTransactionReceipt", fn)
+		}
+		if out, err = p.Advance(context.Background()); err != nil || j.in.State != c.want || (len(out.Problems) == 1) != (c.want == Superseded) {
+			t.Errorf("%s: payment is %s, %+v, %v; want %s", c.name, j.in.State, out.Problems, err, c.want)
+		}
+	}
+}
+
+// TestResumable: a wallet may send again only while the chain says that others have
+// used its nonces and are done.
+func TestResumable(t *testing.T) {
+	taken := []Intent{{ID: 1, State: Superseded, Nonce: 4, Attempts: []Attempt{{Hash: Hash{1}}}}}
+	open := []Intent{{ID: 2, State: Sent, Nonce: 5}, {ID: 3, State: Planned}}
+	for _, c := range []struct {
+		name              string
+		a, b              string // nonces used, by endpoint
+		pending           string
+		ours              bool // there is a receipt of ours
+		short             bool // the chain is no longer than a block
+		refused, disagree bool
+	}{
+		{name: "at rest", a: "0x5", b: "0x5", pending: "0x5"},
+		{name: "ours waits", a: "0x5", b: "0x5", pending: "0x6"},
+		{name: "another waits", a: "0x5", b: "0x5", pending: "0x7", refused: true},
+		{name: "not used", a: "0x4", b: "0x4", pending: "0x4", refused: true},
+		{name: "used by us", a: "0x5", b: "0x5", pending: "0x5", ours: true, refused: true},
+		{name: "one says so", a: "0x5", b: "0x4", pending: "0x5", disagree: true},
+		{name: "nothing stays yet", a: "0x5", b: "0x5", pending: "0x5", short: true, refused: true},
+	} {
+		var urls []string
+		for _, used := range []string{c.a, c.b} {
+			f := startFake(t, 7)
+			f.set("eth_getTransactionCount", func(p []json.RawMessage) any {
+				var block string
+				if json.Unmarshal(p[1], &block) == nil && block == "pending" {
+					return c.pending
+				}
+				return used
+			})
+			if c.ours {
+				f.set("eth_getTransactionReceipt", receiptIn(80, word(80), "0x1"))
+			}
+			if c.short {
+				f.set("eth_getBlockByNumber", headAt("0x1"))
+			}
+			urls = append(urls, f.url)
+		}
+		err := testClient(t, nil, urls...).Resumable(context.Background(), Address{3}, 3, taken, open)
+		if errors.Is(err, ErrNotAtRest) != c.refused || errors.Is(err, ErrDisagree) != c.disagree || !c.refused && !c.disagree && err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}

@@ -34,6 +34,7 @@ type daemon struct {
 	fail       error
 	channels   []control.Channel
 	noChannels error
+	taken      []control.Taken
 
 	mu    sync.Mutex // guards status and asked
 	named []string   // of calls that name a neighbor
