@@ -253,6 +253,9 @@ type setup struct {
 	step          func(string, int64)
 	credit        billing.Amount
 	channels      *billing.ChannelConfig
+	watch         uint64 // blocks that what is final is looked after; 0: for ever
+	finality      evm.Finality
+	change        func(*billing.Config)
 }
 
 func nodeID(n byte) (id wire.NodeID) {
@@ -271,19 +274,24 @@ func open(s setup) (*party, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := evm.NewClient(evm.ClientConfig{Endpoints: append([]string{s.url}, s.more...), ChainID: chainID, Token: s.token, Timeout: 5 * time.Second})
+	client, err := evm.NewClient(evm.ClientConfig{Endpoints: append([]string{s.url}, s.more...), ChainID: chainID, Token: s.token, Timeout: 5 * time.Second, Finality: s.finality})
 	if err != nil {
 		return nil, err
 	}
 	p := &party{wallet: w, client: client, earning: earning(s.self)}
-	p.book, err = billing.Open(billing.Config{
+	if s.watch == 0 { // blocks are made so fast here that the default would be over in seconds
+		s.watch = 1 << 20
+	}
+	cfg := billing.Config{
 		Path: filepath.Join(s.dir, fmt.Sprintf("ledger%d", s.self)), Self: nodeID(s.self),
 		Direct: &billing.DirectConfig{Client: client, Wallet: w, Earning: p.earning, Channels: s.channels,
-			// Blocks are made so fast here that the default would be over in seconds.
-			Payments: evm.PaymentConfig{Confirmations: s.confirmations, Now: s.now, Step: s.step, Watch: 1 << 20}},
+			Payments: evm.PaymentConfig{Confirmations: s.confirmations, Now: s.now, Step: s.step, Watch: s.watch}},
 		Credit: s.credit, SettleAbove: 1 << 60, ScanEvery: 50 * time.Millisecond, PollEvery: 50 * time.Millisecond, MarkerCells: 1 << 14,
-	})
-	if err != nil {
+	}
+	if s.change != nil {
+		s.change(&cfg)
+	}
+	if p.book, err = billing.Open(cfg); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())

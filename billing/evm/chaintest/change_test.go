@@ -2,6 +2,7 @@ package chaintest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/big"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"cuttle/billing"
+	"cuttle/billing/evm"
 )
 
 // TestReorg takes the block of a payment off the chain before and after the
@@ -123,6 +125,9 @@ func TestUsedElsewhere(t *testing.T) {
 	a, b, p := pair(t, c, c.url, func(s *setup) { s.dir = dir })
 	c.fund(a.wallet.Address(), ether(1), ether(1))
 	p.use(billing.WePay, 10, mega)
+	if err := a.book.Resume(context.Background()); !errors.Is(err, billing.ErrNotStopped) {
+		t.Errorf("before anything has happened: %v, want ErrNotStopped", err)
+	}
 	settle(t, a.book)
 	_, n, err := neighbor(a.book)
 	if err != nil {
@@ -144,6 +149,14 @@ func TestUsedElsewhere(t *testing.T) {
 	if _, n, err := neighbor(a.book); err != nil || n.Payments[0].State != "planned" {
 		t.Errorf("after the alarm something was sent: %+v, %v", n.Payments, err)
 	}
+	c.sendAt(thief, n.Payments[0].Nonce+1, 2, &self, nil, nil)
+	if lost, err := a.book.Taken(context.Background()); err != nil || len(lost) != 1 || lost[0].Nonce != n.Payments[0].Nonce || lost[0].Amount != "0.01" || lost[0].Tx != n.Payments[0].Tx || lost[0].Call {
+		t.Errorf("lost are %+v, %v; want the payment", lost, err)
+	}
+	if err := a.book.Resume(context.Background()); !errors.Is(err, evm.ErrNotAtRest) {
+		t.Errorf("while the other program goes on: %v, want ErrNotAtRest", err)
+	}
+	c.commit(5)
 	resumed(t, a)
 	defer c.mine()()
 	settled(t, a, b, 1)

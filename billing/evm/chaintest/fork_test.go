@@ -80,10 +80,15 @@ func verified(tb testing.TB, dir string, selves ...byte) {
 
 // finalPayment is a payment of a's to b that both call final, and the number of
 // the newest block before it.
-func finalPayment(t *testing.T, dir string) (c *devChain, a, b *party, n billing.NeighborReport, before uint64) {
+func finalPayment(t *testing.T, dir string, change func(*setup)) (c *devChain, a, b *party, p *pipe, n billing.NeighborReport, before uint64) {
 	t.Helper()
 	c = startChain(t)
-	a, b, p := pair(t, c, c.url, func(s *setup) { s.dir = dir })
+	a, b, p = pair(t, c, c.url, func(s *setup) {
+		s.dir = dir
+		if change != nil {
+			change(s)
+		}
+	})
 	c.fund(a.wallet.Address(), ether(1), ether(1))
 	c.commit(3)
 	p.use(billing.WePay, 10, mega)
@@ -102,7 +107,7 @@ func finalPayment(t *testing.T, dir string) (c *devChain, a, b *party, n billing
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c, a, b, n, before
+	return c, a, b, p, n, before
 }
 
 // TestDeepFork: a payment that both call final leaves the chain with all its
@@ -110,7 +115,7 @@ func finalPayment(t *testing.T, dir string) (c *devChain, a, b *party, n billing
 // the chain says.
 func TestDeepFork(t *testing.T) {
 	dir := t.TempDir()
-	c, a, b, n, before := finalPayment(t, dir)
+	c, a, b, _, n, before := finalPayment(t, dir, nil)
 	first := n.Payments[0]
 
 	c.setHead(before)
@@ -148,7 +153,7 @@ func resumed(t *testing.T, p *party) {
 // The debt is one again, a human is told, and then it is paid once.
 func TestDeepForkLosesNonce(t *testing.T) {
 	dir := t.TempDir()
-	c, a, b, n, before := finalPayment(t, dir)
+	c, a, b, _, n, before := finalPayment(t, dir, nil)
 	c.setHead(before)
 	self := a.wallet.Address()
 	c.mined(c.sendAt(walletKey(t, filepath.Join(dir, "wallet1")), n.Payments[0].Nonce, 500, &self, nil, nil))
@@ -177,6 +182,78 @@ func TestDeepForkLosesNonce(t *testing.T) {
 	})
 	if got := c.balance(b.earning); got.Cmp(big.NewInt(1e16)) != 0 {
 		t.Errorf("b holds %s, want 1e16", got)
+	}
+	verified(t, dir, 1, 2)
+}
+
+// TestForkGivesNonceBack: the other transaction that has used a payment's nonce
+// leaves the chain, too. The payment goes on as it was, and nobody has to look.
+func TestForkGivesNonceBack(t *testing.T) {
+	dir := t.TempDir()
+	c, a, b, _, n, before := finalPayment(t, dir, nil)
+	first := n.Payments[0]
+	c.setHead(before)
+	self := a.wallet.Address()
+	c.mined(c.sendAt(walletKey(t, filepath.Join(dir, "wallet1")), first.Nonce, 500, &self, nil, nil))
+	stop := c.mine()
+	eventually(t, "the debt is back", func() error {
+		_, n, err := neighbor(a.book)
+		if err == nil && (n.Payments[0].State != "superseded" || n.WeOwe != 10_000_000) {
+			err = fmt.Errorf("payments %+v, owed %v", n.Payments, n.WeOwe)
+		}
+		return err
+	})
+	stop()
+	c.setHead(before)
+	defer c.mine()()
+	settled(t, a, b, 1)
+	_, n, err := neighbor(a.book)
+	if err != nil || len(n.Payments) != 1 || n.Payments[0].Tx != first.Tx || n.Payments[0].Nonce != first.Nonce {
+		t.Errorf("payment was %+v, is %+v, %v; want the same transaction", first, n.Payments, err)
+	}
+	if got := c.balance(b.earning); got.Cmp(big.NewInt(1e16)) != 0 {
+		t.Errorf("b holds %s, want 1e16", got)
+	}
+	verified(t, dir, 1, 2)
+}
+
+// TestForkBeyondWatch: the chain has a fork while nobody looks, deeper than payments
+// are looked after. The payment that is lost is sent again as it was, and so the next
+// one does not wait for its nonce.
+func TestForkBeyondWatch(t *testing.T) {
+	dir := t.TempDir()
+	var g *gate
+	c, a, b, p, n, before := finalPayment(t, dir, func(s *setup) {
+		g = startGate(t, s.url)
+		s.url, s.watch = g.url, 1
+	})
+	first := n.Payments[0]
+	g.shut.Store(true)
+	c.setHead(before)
+	c.commit(20) // nobody looks at the heights at which Watch would see it
+	g.shut.Store(false)
+	p.use(billing.WePay, 10, mega)
+	stop := c.mine()
+	defer func() { stop() }()
+	eventually(t, "the next is paid, too", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		err := a.book.Settle(ctx)
+		if _, n, err2 := neighbor(a.book); err == nil && n.WeOwe != 0 { // after the first, if that was sent again before
+			err = fmt.Errorf("a owes %v, %v", n.WeOwe, err2)
+		}
+		return err
+	})
+	settled(t, a, b, 2)
+	_, n, err := neighbor(a.book)
+	if err != nil || len(n.Payments) != 2 || n.Payments[1].Tx != first.Tx || n.Payments[1].Nonce != first.Nonce || n.Payments[0].Nonce != first.Nonce+1 {
+		t.Errorf("payment was %+v, now they are %+v, %v; want the same transaction, and the next nonce", first, n.Payments, err)
+	}
+	if got := c.balance(b.earning); got.Cmp(big.NewInt(2e16)) != 0 {
+		t.Errorf("b holds %s, want 2e16", got)
+	}
+	if u := booked(t, dir, 1, "undone"); u != 1 {
+		t.Errorf("a has taken back %d payments, want 1", u)
 	}
 	verified(t, dir, 1, 2)
 }
