@@ -15,7 +15,8 @@ import (
 )
 
 // What gives or takes money is not believed on one endpoint's word, where there
-// are several: payments received, channels, and that a payment of ours is final.
+// are several: payments received, channels and notices to close them, that a payment
+// of ours is final, and that its nonce is somebody else's or nobody's.
 // Two have to say the same of the same block. One that is outvoted is set aside,
 // and asked nothing for a while; where there is nobody to decide, neither is
 // believed. The only one that answers is believed alone: whoever wants more names
