@@ -47,7 +47,10 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run()) // the simulated backend leaves goroutines of its own
 }
 
-const chainID = 1337
+const (
+	chainID     = 1337
+	callTimeout = 30 * time.Second // a loaded machine makes the chain wait for long
+)
 
 // devChain is a chain whose blocks are made by commit, or by a ticker.
 type devChain struct {
@@ -202,16 +205,17 @@ func (c *devChain) balance(a common.Address) *big.Int {
 	c.tb.Helper()
 	client := newClient(c.tb, c.url, c.token)
 	defer client.Close()
-	b, err := client.Balances(context.Background(), a)
-	if err != nil {
-		c.tb.Fatal(err)
-	}
+	var b evm.Balances
+	eventually(c.tb, "the chain says what "+a.Hex()+" holds", func() (err error) {
+		b, err = client.Balances(context.Background(), a)
+		return err
+	})
 	return b.Token
 }
 
 func newClient(tb testing.TB, url string, token common.Address) *evm.Client {
 	tb.Helper()
-	c, err := evm.NewClient(evm.ClientConfig{Endpoints: []string{url}, ChainID: chainID, Token: token, Timeout: 5 * time.Second})
+	c, err := evm.NewClient(evm.ClientConfig{Endpoints: []string{url}, ChainID: chainID, Token: token, Timeout: callTimeout})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -274,7 +278,7 @@ func open(s setup) (*party, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := evm.NewClient(evm.ClientConfig{Endpoints: append([]string{s.url}, s.more...), ChainID: chainID, Token: s.token, Timeout: 5 * time.Second, Finality: s.finality})
+	client, err := evm.NewClient(evm.ClientConfig{Endpoints: append([]string{s.url}, s.more...), ChainID: chainID, Token: s.token, Timeout: callTimeout, Finality: s.finality})
 	if err != nil {
 		return nil, err
 	}
@@ -502,11 +506,11 @@ func neighbor(b *billing.Book) (billing.Report, billing.NeighborReport, error) {
 
 func settle(tb testing.TB, b *billing.Book) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	if err := b.Settle(ctx); err != nil {
-		tb.Fatal(err)
-	}
+	eventually(tb, "what is owed is paid", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		return b.Settle(ctx)
+	})
 }
 
 // settled waits until a's debt to b is paid and believed by both.

@@ -168,7 +168,7 @@ func TestDeepForkLosesNonce(t *testing.T) {
 	})
 	resumed(t, a)
 	eventually(t, "it is paid again", func() error { // the chain may be shorter than what was read of it
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		return a.book.Settle(ctx)
 	})
@@ -236,7 +236,7 @@ func TestForkBeyondWatch(t *testing.T) {
 	stop := c.mine()
 	defer func() { stop() }()
 	eventually(t, "the next is paid, too", func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		err := a.book.Settle(ctx)
 		if _, n, err2 := neighbor(a.book); err == nil && n.WeOwe != 0 { // after the first, if that was sent again before
