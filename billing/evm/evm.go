@@ -189,7 +189,7 @@ func (c *Client) do(ctx context.Context, what string, f func(context.Context, *e
 			return nil
 		case isAnswer(err):
 			e.succeed()
-			return fmt.Errorf("%s: %w", what, err)
+			return fmt.Errorf("%s: %w", what, scrub(err))
 		case ctx.Err() != nil:
 			return fmt.Errorf("%s: %w", what, ctx.Err())
 		}
@@ -424,22 +424,4 @@ func (l limited) CloseIdleConnections() {
 	if t, ok := l.next.(*http.Transport); ok {
 		t.CloseIdleConnections()
 	}
-}
-
-// scrub takes URLs (which may hold API keys) and addresses out of network
-// errors.
-func scrub(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
-		err = u.Err
-	}
-	var op *net.OpError
-	if errors.As(err, &op) {
-		return fmt.Errorf("%s: %w", op.Op, op.Err)
-	}
-	var dns *net.DNSError
-	if errors.As(err, &dns) {
-		return errors.New("name of the endpoint does not resolve")
-	}
-	return err
 }
