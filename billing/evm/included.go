@@ -3,6 +3,7 @@ package evm
 import (
 	"context"
 	"errors"
+	"math/big"
 
 	"github.com/ethereum/go-ethereum"
 	"github.com/ethereum/go-ethereum/common/hexutil"
@@ -35,6 +36,31 @@ func getReceipt(ctx context.Context, ec *ethclient.Client, tx Hash) (*receipt, e
 		return nil, errors.New("a receipt lacks its block, its status or its gas")
 	}
 	return r, nil
+}
+
+// arrived is what a transaction has brought to an address, by the logs of its
+// receipt.
+func (c *Client) arrived(ctx context.Context, tx Hash, to Address) (sum *big.Int, err error) {
+	err = c.do(ctx, "look at what has arrived", func(ctx context.Context, ec *ethclient.Client) error {
+		var r *struct {
+			Tx   Hash        `json:"transactionHash"`
+			Logs []types.Log `json:"logs"`
+		}
+		if err := ec.Client().CallContext(ctx, &r, "eth_getTransactionReceipt", tx); err != nil {
+			return err
+		}
+		if r == nil || r.Tx != tx || r.Logs == nil {
+			return errors.New("no logs of that transaction")
+		}
+		sum = new(big.Int)
+		for _, l := range r.Logs {
+			if l.Address == c.token && len(l.Topics) == 3 && l.Topics[0] == transferTopic && l.Topics[2] == leftPad(to) && len(l.Data) == 32 {
+				sum.Add(sum, new(big.Int).SetBytes(l.Data))
+			}
+		}
+		return nil
+	})
+	return sum, err
 }
 
 // mostDataFee is more than any chain asks for a transaction's data: one coin, in wei.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"math/big"
+	"strings"
 	"testing"
 )
 
@@ -87,5 +88,53 @@ func TestReceiptOfTooMuch(t *testing.T) {
 	got, err := c.find(context.Background(), []Attempt{{Hash: Hash{1}, Gas: 60_000, FeeCap: big.NewInt(9)}})
 	if err != nil || got == nil || got.GasUsed != 60_000 || got.GasPrice != 9 || got.DataFee != mostDataFee {
 		t.Errorf("%+v, %v; want it held to 60000 gas at 9 wei", got, err)
+	}
+}
+
+// TestTokenTakesFee: when less reaches a payee than was sent, or nothing by the
+// receipt's logs, the user is told how much; when all does, nothing is said.
+func TestTokenTakesFee(t *testing.T) {
+	transfer := func(token, to Address, amount int64) map[string]any {
+		return map[string]any{
+			"address": token, "topics": []string{transferTopic.Hex(), word(1), Hash(leftPad(to)).Hex()}, "data": word(amount),
+			"transactionHash": word(9), "blockNumber": "0x50", "blockHash": word(80), "transactionIndex": "0x0", "logIndex": "0x0", "removed": false,
+		}
+	}
+	payee := Address{5} // sentPayment pays it 10
+	for _, c := range []struct {
+		name string
+		logs any
+		want string
+	}{
+		{"all", []any{transfer(testToken, payee, 10)}, ""},
+		{"in two parts", []any{transfer(testToken, payee, 4), transfer(testToken, payee, 6)}, ""},
+		{"less", []any{transfer(testToken, payee, 9), transfer(testToken, Address{6}, 1)}, "only 0.000000000000000009 has arrived"},
+		{"another token", []any{transfer(Address{7}, payee, 10)}, "only 0 has arrived"},
+		{"nothing", []any{}, "only 0 has arrived"},
+		{"an endpoint that does not say", nil, ""},
+	} {
+		f := startFake(t, 7)
+		client := testClient(t, nil, f.url)
+		if _, err := client.Check(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		j, p := sentPayment(t, client)
+		plain := receiptIn(80, word(80), "0x1")
+		f.set("eth_getTransactionReceipt", func(params []json.RawMessage) any {
+			r, _ := plain(params).(map[string]any)
+			r["logs"] = c.logs
+			return r
+		})
+		if _, err := p.Advance(t.Context()); err != nil || j.in.State != Final {
+			t.Fatalf("%s: payment is %s, %v", c.name, j.in.State, err)
+		}
+		out, err := p.Advance(t.Context()) // it is said from then on
+		text := ""
+		for _, problem := range out.Problems {
+			text += problem.Text
+		}
+		if err != nil || !strings.Contains(text, c.want) || c.want == "" && text != "" {
+			t.Errorf("%s: problems %q, %v; want %q", c.name, text, err, c.want)
+		}
 	}
 }

@@ -129,6 +129,7 @@ type PaymentConfig struct {
 
 // Payments pays the intents of one wallet.
 type Payments struct {
+	short   string // in words, of the last transfer that has not brought what was sent
 	client  *Client
 	signer  Signer
 	journal Journal
@@ -203,6 +204,7 @@ const (
 	FeeOverLimit                         // the market's fee is over the user's
 	WouldRevert                          // the token refuses the transfer
 	UsedElsewhere                        // the wallet's nonces move without us
+	TakesFee                             // less has reached a payee than was sent
 )
 
 // Advance does for every open payment what can be done now. Its error means
@@ -221,6 +223,9 @@ func (p *Payments) Advance(ctx context.Context) (Outcome, error) {
 	open, next, err := p.journal.OpenIntents(ctx)
 	if err != nil {
 		return out, fmt.Errorf("read open payments: %w", err)
+	}
+	if p.short != "" {
+		out.Problems = append(out.Problems, Problem{TakesFee, 0, p.short})
 	}
 	view.urgent = slices.ContainsFunc(open, func(in Intent) bool { return in.State.Open() && in.Call != nil && in.Call.Urgent })
 	flying, superseded := 0, false
@@ -297,7 +302,21 @@ func (p *Payments) follow(ctx context.Context, in *Intent, v *view, lowest bool)
 	if state == in.State && *inc == in.Included {
 		return nil
 	}
+	if state == Final && in.Call == nil {
+		p.weigh(ctx, in, inc.Tx)
+	}
 	return p.mark(ctx, in, state, *inc)
+}
+
+// weigh looks whether a transfer has brought the payee what has left the wallet. An
+// endpoint that does not say is no news.
+func (p *Payments) weigh(ctx context.Context, in *Intent, tx Hash) {
+	got, err := p.client.arrived(ctx, tx, in.Payee)
+	if err != nil || got.Cmp(in.Amount) >= 0 {
+		return
+	}
+	p.short = fmt.Sprintf("token %s on chain %s takes a part of what is sent: of %s that went from %s to %s only %s has arrived (transaction %s). The neighbor goes on counting the rest as owed",
+		p.client.token, p.client.chainID, p.client.Format(in.Amount), p.signer.Address(), in.Payee, p.client.Format(got), tx)
 }
 
 // missing handles a payment of which no endpoint knows a receipt.
