@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -92,6 +93,18 @@ func TestFullFileSystem(t *testing.T) {
 		use() // the log has room for some
 	}
 	use() // agreed, on what was kept
+	before, err := os.Stat(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // looks for space, each as if a long time had passed
+		if err := b.ledger.update(t.Context(), func(tx *tx) error { tx.l.reserve.tried = time.Time{}; return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after, err := os.Stat(dir); err != nil || !after.ModTime().Equal(before.ModTime()) {
+		t.Errorf("files were made while there is no space: %v, %v", after, err)
+	}
 	if _, err := os.Stat(cfg.Path + reserveSuffix); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the reserve was not given up: %v", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -22,14 +23,16 @@ var ErrFull = errors.New("no space for the ledger")
 
 const (
 	reserveSuffix = ".reserve"
-	reserveSize   = 1 << 20     // bytes
-	regainEvery   = time.Second // between tries to have it again
+	reserveSize   = 1 << 20          // bytes
+	regainEvery   = time.Second      // between looks for space to have it again
+	regainMost    = 10 * time.Second // the same, when space was there and could not be had
 )
 
 // reserve is the file. The writer goroutine uses it, and who opens the ledger.
 type reserve struct {
 	path  string
 	tried time.Time
+	pause time.Duration // to the next try
 }
 
 // hold makes sure that the file is there, and when it was not, that there is as
@@ -90,12 +93,36 @@ func (l *ledger) relieve(err error) bool {
 	return true
 }
 
-// regain ends the time without space when there is enough again.
+// regain ends the time without space when there is enough again. It writes only
+// where the file system says that there is: a disk that is full wears out no
+// faster for it. A quota does not show there, so tries become rare.
 func (l *ledger) regain() {
-	if now := time.Now(); l.full.Load() && now.Sub(l.reserve.tried).Abs() >= regainEvery {
-		l.reserve.tried = now
-		l.full.Store(l.reserve.hold() != nil)
+	r := &l.reserve
+	now := time.Now()
+	if !l.full.Load() || now.Sub(r.tried).Abs() < max(r.pause, regainEvery) {
+		return
 	}
+	r.tried = now
+	if !r.room() {
+		r.pause = 0
+		return
+	}
+	if r.hold() == nil {
+		r.pause = 0
+		l.full.Store(false)
+		return
+	}
+	r.pause = min(max(2*r.pause, regainEvery), regainMost)
+}
+
+// room tells whether the file system has space for the reserve and as much
+// again, as far as it says.
+func (r *reserve) room() bool {
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(filepath.Dir(r.path), &s); err != nil {
+		return true // hold says what is wrong
+	}
+	return s.Bavail >= 2*reserveSize/uint64(max(s.Bsize, 1)) //nolint:gosec // at least 1
 }
 
 // fullProblem says in words that nothing new begins; "" while there is space.
