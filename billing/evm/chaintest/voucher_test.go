@@ -192,6 +192,78 @@ func TestStaleClose(t *testing.T) {
 	})
 }
 
+// TestOfflinePayee: the payer gives notice while the payee, who holds a voucher that
+// was not cashed, is off. The payer cannot take the deposit back before the notice is
+// over; the payee, on again, cashes without a link, and the payer gets the rest.
+func TestOfflinePayee(t *testing.T) {
+	c := startChain(t)
+	at := c.deployHub()
+	var again setup
+	a, b, p := pair(t, c, c.url, func(s *setup) {
+		s.channels = channelsOn(at)
+		s.channels.CashAbove = 1 << 50
+		again = *s
+	})
+	c.fund(a.wallet.Address(), ether(1), ether(1))
+	c.fund(b.wallet.Address(), ether(1), new(big.Int))
+	defer c.mineEvery(25 * time.Millisecond)()
+	p.use(billing.WePay, 10, mega)
+	eventually(t, "b holds a voucher, and a knows", func() error {
+		ch, err := channel(b, false)
+		_, na, err2 := neighbor(a.book)
+		if ch.Vouchers != 10_000_000 || na.InTransit != 0 {
+			err = errors.Join(err, fmt.Errorf("%+v, %v in transit", ch, na.InTransit))
+		}
+		return errors.Join(err, err2)
+	})
+	p.cut()
+	b.stop()
+	if err := a.book.CloseTo(context.Background(), nodeID(2)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the notice runs", func() error {
+		ch, err := c.hubChannel(at, a.wallet.Address(), b.earning)
+		if err == nil && ch.CloseAt.Sign() == 0 {
+			err = errors.New("not yet")
+		}
+		return err
+	})
+	early := ethereum.CallMsg{From: a.wallet.Address(), To: &at, Data: hub.NewHub().PackClose(b.earning)}
+	if _, err := c.backend.Client().CallContract(context.Background(), early, nil); err == nil {
+		t.Error("the payer could close before the notice is over")
+	}
+	if got := c.balance(b.earning); got.Sign() != 0 {
+		t.Fatalf("b, who is off, has cashed %s", got)
+	}
+	again.self = 2
+	b = mustOpen(t, again)
+	eventually(t, "b has cashed", func() error {
+		if got := c.balance(b.earning); got.Cmp(big.NewInt(1e16)) != 0 {
+			return fmt.Errorf("it holds %s", got)
+		}
+		return nil
+	})
+	eventually(t, "no transaction is in the way of a jump in time", func() error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.backend.AdjustTime(2 * time.Hour)
+	})
+	eventually(t, "a has the rest back", func() error {
+		if got, want := c.balance(a.wallet.Address()), big.NewInt(99e16); got.Cmp(want) != 0 {
+			return fmt.Errorf("a holds %s, want %s", got, want)
+		}
+		return nil
+	})
+	eventually(t, "nobody owes anything", func() error {
+		_, na, err := neighbor(a.book)
+		_, nb, err2 := neighbor(b.book)
+		if na.WeOwe != 0 || na.InTransit != 0 || nb.TheyOwe != 0 {
+			err = fmt.Errorf("a owes %v, %v in transit; b says %v", na.WeOwe, na.InTransit, nb.TheyOwe)
+		}
+		return errors.Join(err, err2)
+	})
+}
+
 // killPoints are the steps at which TestKillVouchers kills, each as who, step and
 // which time it is taken.
 var killPoints = []string{
