@@ -138,6 +138,22 @@ func accounts(book *billing.Book, log *slog.Logger) func(*link.Link) link.Accoun
 	}
 }
 
+// farewell is how long a node that ends waits for neighbors to agree on counts.
+const farewell = 5 * time.Second
+
+// agreeAtEnd agrees with all neighbors on the counts when ctx ends, while there are
+// links: what is not agreed then is nobody's. One that does not answer in a moment
+// does not hold up the end.
+func agreeAtEnd(book *billing.Book) func(context.Context) error {
+	return func(ctx context.Context) error {
+		<-ctx.Done()
+		brief, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+		defer cancel()
+		_ = book.Flush(brief) // as after a crash: the next link begins with what both hold
+		return nil
+	}
+}
+
 // runBook runs a book until ctx ends and closes it.
 func runBook(book *billing.Book) func(context.Context) error {
 	return func(ctx context.Context) error {

@@ -168,6 +168,9 @@ func (n *Node) RunUnder(ctx context.Context, manager *systemd.Supervisor) error 
 		part{"switch", ignoreEnd(n.sw.Run)},
 		part{"links", func(ctx context.Context) error { return n.links.run(ctx, n.sw, n.cfg.Node.State) }},
 	)
+	if n.book != nil {
+		parts = append(parts, part{"counts", agreeAtEnd(n.book)})
+	}
 	if n.cfg.Client.Enabled {
 		parts = append(parts, part{"client", func(pctx context.Context) error {
 			return n.client.run(pctx, func() bool { return ctx.Err() != nil })
