@@ -181,7 +181,8 @@ type Book struct {
 	mu    sync.Mutex
 	peers map[wire.NodeID]*peer
 
-	seen chainView // what the last poll saw, for Report
+	seen  chainView   // what the last poll saw, for Report
+	blind atomic.Bool // the last poll failed
 }
 
 type chainView struct {

@@ -15,11 +15,14 @@ import (
 // as it owes, at least something, and coin for a transfer's fee, or a deposit for
 // us that is not used up. What a wallet holds is read off the chain when its
 // neighbor has a link, every ScanEvery, and at each poll while it is too little
-// for what is owed. While the chain is not read nothing changes: nobody is
+// for what is owed. Until it was seen once a neighbor that has paid nothing may owe
+// a small part of what it else might, as long as the chain answers. While the chain is not read nothing changes: nobody is
 // refused for funds that were not looked at, and nobody is let in again.
 
-// mostLooked bounds the wallets looked at in one poll.
-const mostLooked = 100
+const (
+	mostLooked = 100 // wallets looked at in one poll
+	blindPart  = 8   // of CreditStart: what a stranger may owe before its wallet was seen
+)
 
 // funds is what a neighbor's wallet held when it was looked at.
 type funds struct {
@@ -56,14 +59,12 @@ func (b *Book) purse(p *peer) (wallet evm.Address, due bool) {
 	return wallet, f == nil || f.wallet != wallet || f.short || b.cfg.Up()-f.at >= b.cfg.ScanEvery || Amount(p.receivable.Load()) > f.token
 }
 
-// unseen tells whether a neighbor with a link waits for a look at its wallet, the
-// first or one that may restore it.
-func (b *Book) unseen() bool {
-	return b.onChain() != nil && slices.ContainsFunc(b.known(), func(p *peer) bool {
-		wallet, due := b.purse(p)
-		f := p.funds.Load()
-		return due && (f == nil || f.wallet != wallet || f.short)
-	})
+// unseen tells whether a neighbor with a link waits for the first look at its
+// wallet.
+func (b *Book) unseen(p *peer) bool {
+	wallet, due := b.purse(p)
+	f := p.funds.Load()
+	return due && (f == nil || f.wallet != wallet)
 }
 
 // lookAtFunds reads the wallets that are due, those that were looked at longest

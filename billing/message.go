@@ -27,6 +27,10 @@ const (
 	WayDirect  Way = 1 // ERC-20 transfers
 	WayAccount Way = 2 // said on the link, settled in kind
 	WayVoucher Way = 3 // vouchers on a channel of the hub
+
+	// No ways but what else the sender of a HELLO knows: builds from before pass over
+	// ways that they do not know.
+	wayFunds Way = 128 // STATE with ReasonFunds
 )
 
 func (w Way) String() string {
@@ -369,7 +373,7 @@ func parseState(b []byte) (*state, error) {
 		*a = Amount(r.u64()) //nolint:gosec // checked next
 		r.bad = r.bad || *a < 0
 	}
-	if kind != kindState || s.standing < Active || s.standing > Throttled || s.reason > ReasonFunds {
+	if kind != kindState || s.standing < Active || s.standing > Throttled {
 		r.bad = true
 	}
 	return s, r.end("state")

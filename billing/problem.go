@@ -69,6 +69,8 @@ func hintOf(k evm.ProblemKind) string {
 		return "wait until fees are lower, or raise billing.fee_cap and restart"
 	case evm.WouldRevert:
 		return "is billing.token the right contract, and may this wallet use it?"
+	case evm.TakesFee:
+		return "settle in a token that takes nothing of transfers (billing.token, on both sides); with this one every payment leaves a debt"
 	case evm.UsedElsewhere:
 		return "find the other program and stop it, then let this node go on with `cuttle wallet resume`, or give it a wallet of its own (`cuttle wallet new`)"
 	}

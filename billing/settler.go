@@ -132,6 +132,9 @@ func newDirect(cfg DirectConfig, now func() time.Time, l *ledger) (*direct, erro
 	if cfg.Client == nil || cfg.Earning == (evm.Address{}) {
 		return nil, errors.New("billing: direct settlement needs a chain and an earning address")
 	}
+	if cfg.Earning == cfg.Client.Token() || cfg.Channels != nil && cfg.Earning == cfg.Channels.Hub {
+		return nil, fmt.Errorf("billing: the earning address %s is the contract of the token or the hub: what is sent there is lost", cfg.Earning)
+	}
 	if cfg.Wallet != nil && cfg.Wallet.Address() == (evm.Address{}) {
 		return nil, errors.New("billing: the consuming wallet has no address")
 	}
@@ -202,6 +205,7 @@ func (d *direct) Round(a Amount) Amount {
 }
 
 func (d *direct) introduce(h *hello, self wire.NodeID, now time.Time) error {
+	h.ways = append(h.ways, wayFunds)
 	h.chainID, h.token, h.earning = d.cfg.Client.ChainID(), d.cfg.Client.Token(), d.cfg.Earning
 	if d.cfg.Wallet == nil {
 		return nil
@@ -322,14 +326,18 @@ func (d *direct) stalled() string {
 		(d.ledger.ages.up() - time.Duration(moved)).Round(time.Minute))
 }
 
-// settle is the accountant's loop: it looks at debts every ScanEvery and asks
-// the chain every PollEvery while something is under way, less often while the
-// chain does not answer.
+// settle is the accountant's loop: it looks at debts every ScanEvery, and asks the
+// chain as often as pace says, less often while the chain does not answer. Who
+// uses this node asks at once; what neighbors urge waits for the next time that
+// the chain may be asked.
 func (b *Book) settle(ctx context.Context) {
 	timer := time.NewTimer(0) // at once: payments of the last run may wait to be sent again
 	defer timer.Stop()
 	failures := 0
 	nextScan := b.cfg.Up()
+	start := time.Now()
+	var last, next time.Duration // since start: of the last poll, and the least for the next one
+	urges := pacer{every: b.calm()}
 	for {
 		var asked request
 		select {
@@ -337,15 +345,24 @@ func (b *Book) settle(ctx context.Context) {
 			return
 		case asked = <-b.ask:
 		case <-b.urged:
-			nextScan = b.cfg.Up()
+			if now := b.cfg.Up(); now < nextScan && (b.onChain() == nil || urges.allow(time.Since(start))) {
+				nextScan = now
+			}
 		case <-timer.C:
+		}
+		if early := next - time.Since(start); asked.answer == nil && early > 0 {
+			timer.Reset(early)
+			continue
 		}
 		now := b.cfg.Up()
 		scan := asked.answer != nil || now >= nextScan
-		if !scan && failures == 0 && !b.underWay(ctx) {
-			timer.Reset(min(b.cfg.PollEvery, b.cfg.ScanEvery))
-			continue
+		if !scan && failures == 0 {
+			if pace := b.pace(ctx); pace == 0 || time.Since(start)-last < pace {
+				timer.Reset(b.hasty())
+				continue
+			}
 		}
+		last = time.Since(start)
 		err := b.poll(ctx)
 		if scan {
 			if len(asked.only) == 0 {
@@ -365,7 +382,7 @@ func (b *Book) settle(ctx context.Context) {
 		if asked.answer != nil {
 			asked.answer <- err // buffered
 		}
-		wait := min(b.cfg.PollEvery, b.cfg.ScanEvery)
+		wait := b.hasty()
 		if err != nil && ctx.Err() == nil {
 			failures++
 			b.cfg.Log.Warn("billing settlement waits", "err", err, "failures", failures)
@@ -374,28 +391,10 @@ func (b *Book) settle(ctx context.Context) {
 			failures = 0
 		}
 		timer.Reset(wait)
-	}
-}
-
-// underWay tells whether the chain may have news: a payment of ours is not
-// final, a neighbor owes us, or its funds have to be seen.
-func (b *Book) underWay(ctx context.Context) bool {
-	b.mu.Lock()
-	for _, p := range b.peers {
-		if p.receivable.Load() > 0 {
-			b.mu.Unlock()
-			return true
+		if b.onChain() != nil {
+			next = time.Since(start) + wait
 		}
 	}
-	b.mu.Unlock()
-	if d := b.onChain(); d != nil && d.watched.Load() > 0 {
-		return true
-	}
-	if b.unseen() {
-		return true
-	}
-	open, err := b.ledger.openIntents(ctx)
-	return err != nil || open > 0
 }
 
 func (b *Book) poll(ctx context.Context) error {
@@ -403,6 +402,7 @@ func (b *Book) poll(ctx context.Context) error {
 	if err == nil {
 		err = b.lookAtFunds(ctx)
 	}
+	b.blind.Store(err != nil)
 	b.seen.mu.Lock()
 	defer b.seen.mu.Unlock()
 	if err == nil || out.Balances.Token != nil {

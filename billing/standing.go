@@ -2,6 +2,7 @@ package billing
 
 import (
 	"math/bits"
+	"slices"
 	"time"
 )
 
@@ -125,7 +126,11 @@ func (n *Neighbor) exposure() (owed, pending, served Amount) {
 // paid (docs/protocol.md section 7.2).
 func (b *Book) limit(p *peer) Amount {
 	c := &b.cfg
-	return min(b.settler.Bound(p), c.Credit, c.CreditStart+min(p.paid(), c.Credit-c.CreditStart))
+	start := c.CreditStart
+	if b.onChain() != nil && p.paid() == 0 && p.funds.Load() == nil && !b.blind.Load() {
+		start = max(1, start/blindPart)
+	}
+	return min(b.settler.Bound(p), c.Credit, start+min(p.paid(), c.Credit-c.CreditStart))
 }
 
 // paid is what the neighbor has paid so far.
@@ -157,6 +162,7 @@ func (n *Neighbor) judge() (Standing, Reason) {
 	p.mu.Lock()
 	e.disputed = disputed || p.state == Disputed
 	e.unpayed = hello && !b.settler.Accepts(p.theirs)
+	funds := p.theirs != nil && slices.Contains(p.theirs.ways, wayFunds)
 	now := b.cfg.assess(&e)
 	p.settle(now.state, b.cfg.Now())
 	p.mu.Unlock()
@@ -180,7 +186,11 @@ func (n *Neighbor) judge() (Standing, Reason) {
 		n.out.Throttle(rate)
 	}
 	if news {
-		_ = n.out.Bill(now.append(nil)) // a link that has ended needs no news
+		told := now.state
+		if told.reason == ReasonFunds && !funds {
+			told.reason = ReasonNoSettlement
+		}
+		_ = n.out.Bill(told.append(nil)) // a link that has ended needs no news
 	}
 	if !ended && !e.free && now.held/2 > now.limit && served > now.limit {
 		n.out.Close()

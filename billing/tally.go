@@ -56,6 +56,9 @@ func (n *Neighbor) onHello(b []byte) error {
 		n.out.Wake() // a marker may have waited for this
 		n.judge()
 		n.book.settler.Linked(n)
+		if n.book.onChain() != nil && n.book.unseen(n.peer) {
+			n.book.urge()
+		}
 	})
 	return nil
 }
