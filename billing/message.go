@@ -43,6 +43,7 @@ func (w Way) String() string {
 		return "account"
 	case WayVoucher:
 		return "voucher"
+	case wayFunds: // no way
 	}
 	return fmt.Sprintf("way %d", uint8(w))
 }

@@ -195,8 +195,15 @@ func TestHalfOfTheCallsFail(t *testing.T) {
 // it was told, and is restored.
 func TestCutAndRestore(t *testing.T) {
 	c := startChain(t)
-	a, _, p := pair(t, c, c.url, func(s *setup) { s.credit = 15_000_000 })
+	a, b, p := pair(t, c, c.url, func(s *setup) { s.credit = 15_000_000 })
 	c.fund(a.wallet.Address(), ether(1), ether(1))
+	eventually(t, "b has seen a's wallet", func() error {
+		_, n, err := neighbor(b.book)
+		if err == nil && (n.Limit != 15_000_000 || n.Standing != billing.Active) {
+			err = fmt.Errorf("limit %v, %s", n.Limit, n.Standing)
+		}
+		return err
+	})
 	p.use(billing.WePay, 10, mega)
 	if err := p.ends[1].n.Admit(10); err != nil {
 		t.Fatalf("within credit: %v", err)
