@@ -13,7 +13,8 @@ const (
 	startFlight = 2 * leastFlight                  // before anything is known of the path
 	queueTrips  = 3                                // a packet may wait for so many times the least trip,
 	leastAge    = 10 * time.Second                 // a least trip that was not seen for as long is measured again
-	drainTrips  = 2                                // for so many trips, with a queue that should be empty
+	drainTrips  = 2                                // for so many trips, with a queue that should be empty:
+	drainShare  = 0.75                             // so much under way of what the path holds without one
 )
 
 // Or for as long, whichever is more: nodes need to have work whenever they get a
@@ -50,6 +51,7 @@ type flight struct {
 	leastAt time.Time     // when it was last seen, about
 	full    wire.Number   // the bound before it began to fall
 	drain   int           // trips to come with an empty queue
+	empty   wire.Number   // the bound while there is to be none
 	fresh   time.Duration // the least of those
 }
 
@@ -61,7 +63,7 @@ func (f *flight) allowed() float64 { return float64(f.least + max(queueTrips*f.l
 // bound is how many packets may be under way now.
 func (f *flight) bound() wire.Number {
 	if f.drain > 0 {
-		return max(leastFlight, wire.Number(float64(f.limit)*0.75*float64(f.least)/f.allowed()))
+		return min(f.limit, f.empty)
 	}
 	return f.limit
 }
@@ -96,17 +98,23 @@ func (f *flight) acknowledged(next wire.Number, now time.Time) bool {
 	if !f.reached {
 		return true
 	}
+	// What is acknowledged in a trip is what was under way when it began, when the
+	// bound may have been half of what it is now.
+	under := float64(next - f.acked)
 	// Less and less does not help if it is the path that has become longer.
 	if now.Sub(f.leastAt) >= leastAge || f.limit < f.full/3 {
 		f.drain, f.fresh, f.full = drainTrips, 0, 0
+		f.empty = max(leastFlight, wire.Number(under*drainShare*float64(f.least)/float64(trip)))
 		return true
 	}
-	// What is acknowledged in a trip is what was under way when it began.
-	target := wire.Number(float64(next-f.acked) * min(2, f.allowed()/float64(trip)))
-	if target < f.limit {
-		target = (f.limit + target) / 2 // one late packet is no queue
-	} else {
+	target := min(2*f.limit, wire.Number(under*f.allowed()/float64(trip)))
+	switch {
+	case target >= f.limit:
 		f.full = target
+	case float64(trip) > f.allowed():
+		target = (f.limit + target) / 2 // one late packet is no queue
+	default: // the bound was not reached when the trip began
+		target = f.limit
 	}
 	f.limit = min(max(target, leastFlight), mostFlight)
 	return true

@@ -98,6 +98,19 @@ func TestFlight(t *testing.T) {
 	}
 }
 
+// TestFlightRamp: on a far path the bound doubles with each trip until it is filled,
+// and looks for the least trip cost next to nothing.
+func TestFlightRamp(t *testing.T) {
+	p := newPath(150*time.Millisecond, 20000)
+	p.run(6 * p.trip) // 256 packets, then 512, 1024, 2048, 4096 where there is room for 3000
+	if _, got := p.look(time.Second); got < 0.95*p.rate {
+		t.Errorf("%.0f packets/s of %.0f after six trips", got, p.rate)
+	}
+	if _, got := p.look(3 * leastAge); got < 0.97*p.rate {
+		t.Errorf("%.0f packets/s of %.0f in the long run", got, p.rate)
+	}
+}
+
 // TestTurns: who had nothing to send goes before those that always have, who go
 // one after the other; and who asks again at once is not new.
 func TestTurns(t *testing.T) {
