@@ -113,6 +113,7 @@ type Link struct {
 	start     time.Time
 
 	sealer *onion.Sealer // the writer's
+	pacer  pacer         // the writer's
 	recv   receiver
 
 	mu       sync.Mutex // guards the fields up to slow
@@ -147,7 +148,7 @@ func newLink(conn net.Conn, cfg Config, peer Peer, initiator bool, s *onion.Seal
 		lanes: make(map[wire.CircuitID]*Lane), nextOurs: 1,
 		wakeup: make(chan struct{}, 1), tell: make(chan struct{}, 1), pace: make(chan struct{}, 1), done: make(chan struct{}),
 	}
-	l.sealer, l.recv.opener = s, o
+	l.sealer, l.recv.opener, l.pacer.socket = s, o, socketOf(conn)
 	l.recv.run, l.recv.spare = make([]*wire.Cell, 0, maxRun), make([]*wire.Cell, 0, maxRun)
 	if !initiator {
 		l.nextOurs |= acceptorBit

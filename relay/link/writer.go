@@ -80,6 +80,7 @@ func (l *Link) write() error {
 		if _, err := l.conn.Write(l.sealer.Seal(buf, n)); err != nil {
 			return scrub("write", err)
 		}
+		l.pacer.look(l.now())
 	}
 }
 

@@ -1,0 +1,80 @@
+package link
+
+import (
+	"syscall"
+	"time"
+)
+
+// Tunables of pacer.
+const (
+	paceLook   = 100 * time.Millisecond // between two looks at least, and two round trips
+	paceLeast  = 256                    // segments that tell something of losses
+	paceLosses = 20                     // one segment of so many sent again is heavy loss
+	paceStep   = 16                     // the bound begins by one part of so many below what was measured, and grows by as much each look
+	paceTries  = 3                      // looks in a row that losses may last although the rate is bounded
+)
+
+// pacer bounds how fast the kernel sends on a link's connection while BBR is in
+// its startup, where it sends up to 2.9 times what it has measured, and loses what
+// the path's queue does not hold. It leaves the startup only after round trips in
+// which there was always more to send; a relay has as much to send as the link
+// before brings, so there are none. BBR's successors leave it when they lose much
+// (Cardwell et al.: BBRv2, IETF 104, 2019); so does pacer: it lets BBR send
+// somewhat less than it has measured, then slowly more again, until it loses
+// again. The writer's alone.
+type pacer struct {
+	socket      syscall.RawConn // nil: there is nothing to bound
+	next        time.Duration   // when to look again, on the link's clock
+	segments    uint32          // sent until the last look
+	repeated    uint32          // of these, sent again
+	bound       uint64          // bytes a second; 0: none
+	complaining int             // looks in a row with heavy loss
+}
+
+// sending is what the kernel tells of a connection under BBR.
+type sending struct {
+	segments, repeated uint32        // data segments sent, and sent again, so far
+	rate               uint64        // bytes a second that have been delivered at most, lately
+	trip               time.Duration // smoothed
+	startup            bool
+}
+
+// look sees to the bound now and then.
+func (p *pacer) look(now time.Duration) {
+	if p.socket == nil || now < p.next {
+		return
+	}
+	s, ok := readSending(p.socket)
+	if !ok {
+		p.socket = nil // another congestion control, or none
+		return
+	}
+	p.next = now + max(paceLook, 2*s.trip)
+	if before := p.bound; p.judge(s) != before {
+		boundSending(p.socket, p.bound)
+	}
+}
+
+// judge decides on the bound by what was sent since the last look.
+func (p *pacer) judge(s sending) uint64 {
+	segments, repeated := s.segments-p.segments, s.repeated-p.repeated
+	if segments < paceLeast {
+		return p.bound
+	}
+	p.segments, p.repeated = s.segments, s.repeated
+	switch heavy := repeated*paceLosses > segments; {
+	case !s.startup:
+		p.bound, p.complaining = 0, 0
+	case heavy && p.complaining >= paceTries: // the path loses as much at any rate
+		p.bound = 0
+	case heavy:
+		p.complaining++
+		p.bound = s.rate - s.rate/paceStep
+	default:
+		p.complaining = 0
+		if p.bound += p.bound / paceStep; p.bound > 3*s.rate {
+			p.bound = 0
+		}
+	}
+	return p.bound
+}

@@ -1,0 +1,103 @@
+package link
+
+import "testing"
+
+// narrow is a path that delivers rate bytes a second and loses what is sent faster,
+// beside a share of everything, as seen every tenth of a second by who would send as
+// fast as BBR's startup does.
+type narrow struct {
+	rate      uint64
+	lost      float64
+	startup   bool
+	s         sending
+	fastest   uint64 // sent at in the last tenth
+	delivered uint64
+}
+
+const segment = 1448
+
+func (n *narrow) step(p *pacer) {
+	n.fastest = n.rate * 289 / 100
+	if p.bound != 0 {
+		n.fastest = min(n.fastest, p.bound)
+	}
+	through := min(n.fastest, n.rate)
+	lost := float64(n.fastest-through) + float64(through)*n.lost
+	n.s.segments += uint32(n.fastest / 10 / segment)
+	n.s.repeated += uint32(lost / 10 / segment)
+	n.s.rate, n.s.startup = through, n.startup
+	n.delivered += through / 10
+	p.judge(n.s)
+}
+
+func TestPacer(t *testing.T) {
+	const mbit100 = 100e6 / 8
+	for _, tt := range []struct {
+		name     string
+		path     narrow
+		bounded  bool
+		repeated float64 // most of what is sent, after the first second
+	}{
+		{"startup", narrow{rate: mbit100, startup: true}, true, 0.05},
+		{"a little loss", narrow{rate: mbit100, lost: 0.005, startup: true}, true, 0.06},
+		{"not in startup", narrow{rate: mbit100}, false, 1},
+		{"loss at any rate", narrow{rate: mbit100, lost: 0.2, startup: true}, false, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := tt.path
+			var p pacer
+			for range 10 {
+				n.step(&p)
+			}
+			before, seconds := n, 20
+			n.delivered = 0
+			bounded := 0
+			for range 10 * seconds {
+				n.step(&p)
+				if p.bound != 0 {
+					bounded++
+				}
+			}
+			if most := bounded > 5*seconds; most != tt.bounded {
+				t.Errorf("bounded in %d of %d looks, want most: %v", bounded, 10*seconds, tt.bounded)
+			}
+			if share := float64(n.s.repeated-before.s.repeated) / float64(n.s.segments-before.s.segments); share > tt.repeated {
+				t.Errorf("%.2f of what was sent was sent again, want at most %.2f", share, tt.repeated)
+			}
+			if share := float64(n.delivered) / float64(seconds) / mbit100; share < 0.97 {
+				t.Errorf("%.2f of the rate was used", share)
+			}
+		})
+	}
+}
+
+// TestPacerFollows: a path that becomes faster is found to be so, one that becomes
+// slower, too, and few segments say nothing.
+func TestPacerFollows(t *testing.T) {
+	n := narrow{rate: 1e6, startup: true}
+	var p pacer
+	for range 20 {
+		n.step(&p)
+	}
+	if p.bound == 0 {
+		t.Fatal("no bound")
+	}
+	n.rate = 8e6
+	for range 100 {
+		n.step(&p)
+	}
+	if n.fastest < 7e6 {
+		t.Errorf("sends at %d bytes a second where the path takes %d", n.fastest, n.rate)
+	}
+	n.rate = 1e6
+	for range 50 {
+		n.step(&p)
+	}
+	if n.fastest > 13e5 {
+		t.Errorf("sends at %d bytes a second where the path takes %d", n.fastest, n.rate)
+	}
+	var few pacer
+	if few.judge(sending{segments: 20, repeated: 10, rate: 1e6, startup: true}) != 0 {
+		t.Error("20 segments were enough for a bound")
+	}
+}
