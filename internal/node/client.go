@@ -327,13 +327,20 @@ func (c *client) sessions(ctx context.Context) error {
 
 func (c *client) newPool() (*circuit.Pool, error) {
 	return circuit.NewPool(circuit.PoolConfig{
-		Build: c.buildCounted, Choose: c.choose, ChooseTo: c.chooseTo, ChooseFor: c.chooseFor, ChooseElse: c.chooseElse, Retire: c.onward.retire, Ready: c.cfg.Client.Pool,
+		Build: c.buildCounted, Probe: c.probeCounted, Choose: c.choose, ChooseTo: c.chooseTo, ChooseFor: c.chooseFor, ChooseElse: c.chooseElse, Retire: c.onward.retire, Ready: c.cfg.Client.Pool,
 	})
 }
 
 // buildCounted builds a circuit whose cells count as spent.
 func (c *client) buildCounted(ctx context.Context, path []*netmap.Record) (*circuit.Circuit, error) {
-	made, err := c.build.Build(ctx, path)
+	return c.counted(c.build.Build(ctx, path))
+}
+
+func (c *client) probeCounted(ctx context.Context, path []*netmap.Record) (*circuit.Circuit, error) {
+	return c.counted(c.build.Probe(ctx, path))
+}
+
+func (c *client) counted(made *circuit.Circuit, err error) (*circuit.Circuit, error) {
 	if err == nil {
 		c.limits.opened(made)
 	}

@@ -42,6 +42,7 @@ type onward struct {
 	other func(w circuit.Want) error
 	// silent are the exits that have not answered lately; nil: it is not known.
 	silent func() []wire.NodeID
+	mute   mute // exits whose sessions have gone silent
 	// device tells what the device that an address belongs to wants; nil: nothing of its
 	// own. nil: there are no devices.
 	device func(netip.Addr) (*deviceWish, error)
@@ -83,7 +84,7 @@ func (o *onward) on(p *circuit.Pool, c *circuit.Circuit) *carried {
 		return k
 	}
 	k := &carried{circuit: c}
-	k.client = session.NewClient(c, func(ctx context.Context, silent bool) (session.Line, error) {
+	k.client = session.NewClient(line{c, &o.mute}, func(ctx context.Context, silent bool) (session.Line, error) {
 		return o.move(ctx, p, k, silent)
 	}, o.cfg)
 	o.sessions[c] = k
@@ -108,10 +109,12 @@ func (o *onward) move(ctx context.Context, p *circuit.Pool, k *carried, silent b
 	lost := k.circuit
 	k.mu.Unlock()
 	c, err := p.GetTo(ctx, lost, silent)
-	if errors.Is(err, circuit.ErrExitGone) {
+	switch {
+	case errors.Is(err, circuit.ErrExitGone):
 		return nil, fmt.Errorf("%w: %w", session.ErrExitGone, err)
-	}
-	if err != nil {
+	case errors.Is(err, circuit.ErrExitMute):
+		return nil, fmt.Errorf("%w: %w", session.ErrExitMute, err)
+	case err != nil:
 		return nil, err
 	}
 	o.mu.Lock()
@@ -127,7 +130,7 @@ func (o *onward) move(ctx context.Context, p *circuit.Pool, k *carried, silent b
 	}
 	p.Offer(c)
 	c.Release() // GetTo's
-	return c, nil
+	return line{c, &o.mute}, nil
 }
 
 // begin notes a use of the circuit by a flow; the pool has counted it on c.
@@ -163,6 +166,7 @@ func (o *onward) retire(c *circuit.Circuit) {
 
 // end ends every session: the client goes off.
 func (o *onward) end() {
+	o.mute.forget()
 	o.answered.forget()
 	o.refusals.forget()
 	var all sync.WaitGroup
@@ -310,6 +314,9 @@ func (o *onward) Resolve(ctx context.Context, f stack.Flow, query []byte) ([]byt
 		return nil, err
 	}
 	w.Brief = true
+	if o.other != nil {
+		w = o.avoiding(w)
+	}
 	answer, ticket := o.names.Get(dnscache.Group(w.Key), query, time.Now())
 	if answer != nil {
 		return answer, nil

@@ -45,12 +45,13 @@ func (o *onward) want(f stack.Flow, by protocol) (circuit.Want, error) {
 	return w, nil
 }
 
-// avoiding adds the exits that do not answer. When no other is left those are tried
+// avoiding adds the exits that do not answer, or no more. When no other is left those are tried
 // that have failed: they may have recovered.
 func (o *onward) avoiding(w circuit.Want) circuit.Want {
 	if o.silent != nil {
 		w.Not = append(w.Not, o.silent()...)
 	}
+	w.Not = append(w.Not, o.mute.exits()...)
 	if len(w.Not) > 0 && o.other(w) != nil {
 		w.Not = nil
 	}
@@ -111,6 +112,9 @@ func (o *onward) each(ctx context.Context, w circuit.Want, host netip.Addr, do f
 			return onwardError(err)
 		}
 		if again {
+			if o.other != nil {
+				w = o.avoiding(w) // the exit may have been found silent
+			}
 			continue
 		}
 		said = err

@@ -12,8 +12,16 @@ import (
 	"cuttle/relay/wire"
 )
 
-// buildTime is how long a build may take.
-const buildTime = 10 * time.Second
+// Tunables of Builder: how long a build may take, and how long Probe waits for the
+// last hop, if that is more than so many times what the slowest one before took.
+const (
+	buildTime  = 10 * time.Second
+	probeTime  = 1500 * time.Millisecond
+	probeTrips = 4
+)
+
+// errMute is what a last hop is blamed for that did not answer Probe in time.
+var errMute = errors.New("no answer over a path that has just answered")
 
 // BuildError says at which hop a build ended, so that the caller can avoid that
 // node. The path is the caller's own; the error does not name the node.
@@ -48,6 +56,16 @@ var (
 // Build makes a circuit along path (1 to wire.MaxHops nodes), hop by hop, within
 // ten seconds and ctx. What goes wrong at a hop is a *BuildError.
 func (b *Builder) Build(ctx context.Context, path []*netmap.Record) (*Circuit, error) {
+	return b.make(ctx, path, false)
+}
+
+// Probe is Build to an exit that may be dead: it gives up soon when all hops have
+// answered but the last.
+func (b *Builder) Probe(ctx context.Context, path []*netmap.Record) (*Circuit, error) {
+	return b.make(ctx, path, true)
+}
+
+func (b *Builder) make(ctx context.Context, path []*netmap.Record, probe bool) (*Circuit, error) {
 	tiers, err := priced(path)
 	if err != nil {
 		return nil, fmt.Errorf("build circuit: %w", err)
@@ -62,8 +80,14 @@ func (b *Builder) Build(ctx context.Context, path []*netmap.Record) (*Circuit, e
 	for _, r := range path {
 		c.hops = append(c.hops, r.ID)
 	}
+	var slowest time.Duration
 	for i, r := range path {
 		asked := time.Now()
+		if probe && i > 0 && i == len(path)-1 {
+			var mute context.CancelFunc
+			ctx, mute = context.WithTimeoutCause(ctx, max(probeTime, probeTrips*slowest), errMute)
+			defer mute()
+		}
 		h, msg1, err := onion.StartHop(r.ID, r.KEM, suites)
 		if err == nil {
 			err = b.ask(c, i, tiers[i], msg1)
@@ -72,6 +96,7 @@ func (b *Builder) Build(ctx context.Context, path []*netmap.Record) (*Circuit, e
 			err = c.join(ctx, h)
 		}
 		c.trip.Store(int64(time.Since(asked)))
+		slowest = max(slowest, c.Trip())
 		if err != nil {
 			c.Close()
 			return nil, blame(i, err)
@@ -147,7 +172,7 @@ func (c *Circuit) join(ctx context.Context, h *onion.HopInitiator) error {
 	case <-c.out.done:
 		return ErrClosed
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 	m, err := wire.ParseMessage(answer)
 	if err != nil {

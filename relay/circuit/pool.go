@@ -30,6 +30,8 @@ const (
 type PoolConfig struct {
 	// Build makes a circuit; Builder.Build.
 	Build func(ctx context.Context, path []*netmap.Record) (*Circuit, error)
+	// Probe is Build to an exit that may be dead; Builder.Probe. nil: Build.
+	Probe func(ctx context.Context, path []*netmap.Record) (*Circuit, error)
 	// Choose finds a path without the nodes of avoid. Its error is what Get says
 	// when there is no path.
 	Choose func(avoid []wire.NodeID) ([]*netmap.Record, error)

@@ -11,9 +11,12 @@ import (
 	"cuttle/relay/wire"
 )
 
-// ErrExitGone is what GetTo's error is when the exit's neighbor says that it has
-// no link to the exit.
-var ErrExitGone = errors.New("the exit is gone")
+// What GetTo's error is when the exit's neighbor says that it has no link to the
+// exit, and when the exit does not answer over a path that does up to there.
+var (
+	ErrExitGone = errors.New("the exit is gone")
+	ErrExitMute = errors.New("the exit does not answer")
+)
 
 // toAgain bounds the builds after a refused one, before the session waits.
 const toAgain = 2
@@ -26,20 +29,19 @@ var errNotOffered = errors.New("get circuit: this pool finds no paths to a given
 // relays with the lost one; if there is none it builds one around those relays,
 // or, when there is no such path, over them. silent tells that the lost circuit
 // was not closed but went silent: then what shares a relay with it is likely to
-// be as dead, and is used only when nothing else can be had.
+// be as dead, and is used only when nothing else can be had; and the exit may be
+// dead itself, which only a build tells, hop by hop.
 func (p *Pool) GetTo(ctx context.Context, lost *Circuit, silent bool) (*Circuit, error) {
-	shared := len(lost.hops) // with a closed circuit: whatever is still open will do
-	if silent {
-		shared = 0
-	}
-	if c := p.claim(lost, shared); c != nil {
-		return c, nil
+	if !silent {
+		if c := p.claim(lost, len(lost.hops)); c != nil { // whatever is still open will do
+			return c, nil
+		}
 	}
 	relays := lost.hops[:len(lost.hops)-1]
 	c, err := p.buildTo(ctx, lost, relays, silent)
 	for range toAgain { // a refusal came fast and names who is to be avoided
 		var at *BuildError
-		if errors.Is(err, ErrExitGone) || !errors.As(err, &at) || at.Reason == 0 {
+		if errors.Is(err, ErrExitGone) || errors.Is(err, ErrExitMute) || !errors.As(err, &at) || at.Reason == 0 {
 			break
 		}
 		c, err = p.buildTo(ctx, lost, relays, silent)
@@ -47,7 +49,7 @@ func (p *Pool) GetTo(ctx context.Context, lost *Circuit, silent bool) (*Circuit,
 	if err == nil {
 		return c, nil
 	}
-	if silent {
+	if silent && !errors.Is(err, ErrExitMute) {
 		if c := p.claim(lost, len(lost.hops)); c != nil {
 			return c, nil
 		}
@@ -108,10 +110,17 @@ func (p *Pool) buildTo(ctx context.Context, lost *Circuit, avoid []wire.NodeID, 
 	if err != nil {
 		return nil, err
 	}
-	c, err := p.cfg.Build(ctx, path)
+	build := p.cfg.Build
+	if silent && p.cfg.Probe != nil {
+		build = p.cfg.Probe
+	}
+	c, err := build(ctx, path)
 	if err != nil {
 		if ctx.Err() == nil {
 			p.blame(path, err, time.Now())
+		}
+		if errors.Is(err, errMute) {
+			return nil, fmt.Errorf("%w: %w", ErrExitMute, err)
 		}
 		var at *BuildError
 		if errors.As(err, &at) && at.Hop > 0 && at.Hop == len(path)-1 && at.Reason == wire.ReasonNotConnected {

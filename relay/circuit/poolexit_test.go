@@ -1,6 +1,8 @@
 package circuit
 
 import (
+	"errors"
+	"net"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -62,6 +64,86 @@ func TestGetToLeavesTheSilent(t *testing.T) {
 			t.Errorf("the path goes over relays of the silent circuit, %v", err)
 		}
 	})
+}
+
+// mutable is a connection of which nothing arrives once it is mute.
+type mutable struct {
+	net.Conn
+	mute *atomic.Bool
+}
+
+func (m mutable) Write(p []byte) (int, error) {
+	if m.mute.Load() {
+		return len(p), nil
+	}
+	return m.Conn.Write(p)
+}
+
+// An exit that has gone silent is found out over another path, soon, and is not taken
+// for one that merely has lost a circuit, nor for gone when it is the path before it
+// that is silent.
+func TestGetToMute(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		quiet [][2]int // of the links that exist
+		mute  bool
+		err   bool
+	}{
+		{"exit", [][2]int{{1, 2}, {3, 2}}, true, true},
+		{"first path", [][2]int{{0, 1}}, false, false},
+		{"both paths", [][2]int{{0, 1}, {0, 3}}, false, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tn := newNet(t, 4, func(_ int, cfg *SwitchConfig) { cfg.Serve = sinkServe }) // a client, two relays, and between them the exit
+				mutes := map[[2]int]*atomic.Bool{}
+				for _, e := range [][2]int{{0, 1}, {0, 3}, {1, 2}, {3, 2}} {
+					a, b := net.Pipe()
+					m := new(atomic.Bool)
+					mutes[e] = m
+					tn.connect(e[0], e[1], mutable{a, m}, mutable{b, m})
+				}
+				b := Builder{Links: tn.nodes[0].link}
+				choose := func(avoid []wire.NodeID) ([]*netmap.Record, error) {
+					for _, relay := range []int{1, 3} {
+						if r := tn.nodes[relay].record(); !slices.Contains(avoid, r.ID) {
+							return records(r, tn.nodes[2].record()), nil
+						}
+					}
+					return nil, netmap.ErrTooFewRelays
+				}
+				p, err := NewPool(PoolConfig{Build: b.Build, Probe: b.Probe, Choose: choose,
+					ChooseTo: func(_ wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) { return choose(avoid) }})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { p.stop(); p.watchers.Wait() }()
+				lost := tn.mustBuild(1, 2)
+				defer lost.Close()
+				for _, e := range tt.quiet {
+					mutes[e].Store(true)
+				}
+				start := time.Now()
+				c, err := p.GetTo(t.Context(), lost, true)
+				took := time.Since(start)
+				if errors.Is(err, ErrExitMute) != tt.mute || (err != nil) != tt.err {
+					t.Fatalf("%v", err)
+				}
+				if limit := map[bool]time.Duration{true: probeTime, false: buildTime}[tt.mute || !tt.err]; took > limit {
+					t.Errorf("took %v, want at most %v", took, limit)
+				}
+				if c != nil && c.Hops()[0] != tn.nodes[3].record().ID {
+					t.Error("not over the other relay")
+				}
+				if failed := p.avoided(time.Now()); tt.mute && !slices.Contains(failed, lost.Exit()) {
+					t.Error("the next circuits kept ready may end at the silent exit")
+				}
+				for _, n := range tn.nodes {
+					n.kill()
+				}
+			})
+		})
+	}
 }
 
 // Of the circuits kept ready one ends at another exit, where there is one.

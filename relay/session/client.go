@@ -18,8 +18,8 @@ type Line interface {
 
 // Redial finds another carrier to the same exit after one was lost. silent tells
 // that it was not closed but has gone silent, so that others over the same relays
-// may have, too. An error that is ErrExitGone counts for it. It is called by one
-// goroutine at a time.
+// may have, too. Errors that are ErrExitGone or ErrExitMute count for it. It is
+// called by one goroutine at a time.
 type Redial func(ctx context.Context, silent bool) (Line, error)
 
 // Client is the client's end of a session. Its methods may be called by any

@@ -9,10 +9,15 @@ import (
 	"cuttle/relay/wire"
 )
 
-// ErrExitGone is what Redial returns when the exit itself cannot be reached: its
-// neighbor says that there is no link to it. After goneAttempts of them in a row
-// the session ends, so that its flows do not wait for what will not come.
-var ErrExitGone = errors.New("the exit is gone")
+// What Redial returns when the exit itself cannot be reached: its neighbor says that
+// there is no link to it, or it does not answer over a path that has answered up to
+// there. After goneAttempts of the former in a row, or one of the latter (the carrier
+// before has gone silent, too), the session ends, so that its flows do not wait for
+// what will not come.
+var (
+	ErrExitGone = errors.New("the exit is gone")
+	ErrExitMute = errors.New("the exit does not answer")
+)
 
 // Tunables of keeping a session on a carrier, docs/protocol.md section 6.1.
 const (
@@ -57,6 +62,9 @@ func (c *Client) keep(a *attachment) {
 	var past []time.Time // attaches of the last hour
 	for {
 		silent, refused := c.watch(a)
+		if silent {
+			gone(a.carrier)
+		}
 		c.m.trunk.lose(a)
 		a.carrier.Close()
 		switch {
@@ -108,7 +116,7 @@ func (c *Client) again(silent bool, past []time.Time) (*attachment, []time.Time)
 		case <-ctx.Done():
 		}
 	})
-	gone := 0
+	refusals := 0
 	for delay := attachDelay; c.pause(ctx, delay); delay = min(2*delay, attachMost) {
 		now := time.Now()
 		for len(past) > 0 && now.Sub(past[0]) > time.Hour {
@@ -118,8 +126,11 @@ func (c *Client) again(silent bool, past []time.Time) (*attachment, []time.Time)
 			return nil, past
 		}
 		line, err := c.redial(ctx, silent)
+		if errors.Is(err, ErrExitMute) {
+			return nil, past
+		}
 		if errors.Is(err, ErrExitGone) {
-			if gone++; gone == goneAttempts {
+			if refusals++; refusals == goneAttempts {
 				return nil, past
 			}
 			delay = goneDelay // nothing was attached, so nobody learns from the time it takes
@@ -128,7 +139,7 @@ func (c *Client) again(silent bool, past []time.Time) (*attachment, []time.Time)
 		if err != nil {
 			continue
 		}
-		gone = 0
+		refusals = 0
 		past = append(past, now)
 		a := c.attach(line, true)
 		if c.answered(ctx, a) {
@@ -184,6 +195,14 @@ func (c *Client) measured(a *attachment) {
 func measured(c Carrier, asked time.Time) {
 	if l, ok := c.(interface{ Measured(trip time.Duration) }); ok {
 		l.Measured(time.Since(asked))
+	}
+}
+
+// gone tells the carrier, if it wants to know, that it has gone silent; before it is
+// closed.
+func gone(c Carrier) {
+	if l, ok := c.(interface{ Silent() }); ok {
+		l.Silent()
 	}
 }
 

@@ -247,6 +247,32 @@ func TestSilence(t *testing.T) {
 	})
 }
 
+// TestMute: when the carrier has gone silent and the exit does not answer over another
+// path either, the session ends at once.
+func TestMute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := travel(t, serving(t, func(c *memConn) { _, _ = io.Copy(io.Discard, struct{ io.Reader }{c}) }), Config{}, func(r *roads) {
+			r.refuse = func(n int) error {
+				return map[bool]error{true: fmt.Errorf("%w: no answer", ErrExitMute)}[n > 0]
+			}
+		})
+		st, err := r.client.DialTCP(t.Context(), somewhere)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.up[0].Dead.Store(true)
+		r.down[0].Dead.Store(true)
+		start := time.Now()
+		writeAll(t, st, "x")
+		_, err = st.Read(make([]byte, 1))
+		wantCode(t, "stream", err, wire.CodeEnded)
+		if took := time.Since(start); took < deadAfter || took > deadAfter+time.Second {
+			t.Errorf("ended after %v, want %v to a second more", took, deadAfter)
+		}
+		<-r.client.Done()
+	})
+}
+
 // TestQuietCosts counts what a session says when nothing happens.
 func TestQuietCosts(t *testing.T) {
 	for _, tt := range []struct {
