@@ -33,38 +33,45 @@ func parted(a, b int) func(context.Context, *lab.Lab, []string) error {
 }
 
 // Recovery measures how long a download stands still when a relay or a link of
-// its circuit fails, and gives a table. A download that breaks is an error.
+// its circuit fails, on perfect and on far links, and gives a table. A download that
+// breaks is an error.
 func Recovery(ctx context.Context, c Config) (string, error) {
 	var b strings.Builder
-	b.WriteString("How long one download stands still when the circuit under it is harmed, in seconds:\n\n| harm | standstill | went on |\n|---|---|---|\n")
+	b.WriteString("How long one download stands still when the circuit under it is harmed, in seconds:\n\n| links | harm | standstill | went on |\n|---|---|---|---|\n")
 	var failed error
-	for _, h := range []harm{
-		{"middle relay killed", killed(2)}, {"guard killed", killed(1)},
-		{"link between guard and middle relay silently cut", parted(1, 2)}, {"link between client and guard silently cut", parted(0, 1)},
-	} {
-		say("recovery: %s", h.name)
-		r, err := recovery(ctx, c, h)
-		if err != nil {
-			failed = errors.Join(failed, fmt.Errorf("%s: %w", h.name, err))
-			fmt.Fprintf(&b, "| %s | - | %s |\n", h.name, strings.Join(strings.Fields(err.Error()), " "))
-			continue
+	for _, shape := range []emulate.Shape{{}, {Delay: farDelay, Rate: farRate}} {
+		for _, h := range []harm{
+			{"middle relay killed", killed(2)}, {"guard killed", killed(1)},
+			{"link between guard and middle relay silently cut", parted(1, 2)}, {"link between client and guard silently cut", parted(0, 1)},
+		} {
+			links := describe(shape)
+			say("recovery, %s: %s", links, h.name)
+			r, err := recovery(ctx, c, shape, h)
+			if err != nil {
+				failed = errors.Join(failed, fmt.Errorf("%s, %s: %w", links, h.name, err))
+				fmt.Fprintf(&b, "| %s | %s | - | %s |\n", links, h.name, strings.Join(strings.Fields(err.Error()), " "))
+				continue
+			}
+			fmt.Fprintf(&b, "| %s | %s | %.2f | at %.2g Gbit/s over %.0f s, standstill included |\n", links, h.name, r.Stall, r.Gbits(), r.Seconds)
 		}
-		fmt.Fprintf(&b, "| %s | %.2f | at %.2g Gbit/s over %.0f s, standstill included |\n", h.name, r.Stall, r.Gbits(), r.Seconds)
 	}
 	return b.String(), failed
 }
 
 // recovery loads a lab with spare relays and harms it after a while.
-func recovery(ctx context.Context, c Config, h harm) (r load.Result, err error) {
+func recovery(ctx context.Context, c Config, shape emulate.Shape, h harm) (r load.Result, err error) {
 	const before, window = 3 * time.Second, 15 * time.Second
 	o := c.Options
-	o.Shape, o.Billing = emulate.Shape{}, false
+	o.Shape, o.Billing = shape, false
 	l, err := lab.Build(ctx, o, func(string) {})
 	if err != nil {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, l.Down()) }()
-	if err := errors.Join(l.Start(ctx), l.Wait(ctx)); err != nil {
+	if !shape.IsZero() {
+		err = l.Congestion(hardy)
+	}
+	if err := errors.Join(err, l.Start(ctx), l.Wait(ctx)); err != nil {
 		return r, err
 	}
 	client := l.Plan().Clients()[0].Name
