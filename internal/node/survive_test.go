@@ -268,3 +268,27 @@ func TestExitGone(t *testing.T) {
 		t.Errorf("new flows use %v, %s is gone", now, hops[2])
 	}
 }
+
+// TestMute: flows avoid an exit whose session has gone silent until it is heard again,
+// as long as there is another.
+func TestMute(t *testing.T) {
+	nw := mesh(t, "x1", "x2")
+	nw.linked(10)
+	o := nw.pool()
+	x1, x2 := nw.nodes["x1"].id.ID, nw.nodes["x2"].id.ID
+	avoids := func(want ...wire.NodeID) {
+		t.Helper()
+		if w, err := o.want(flowTo("127.0.0.1:80"), ownerTCP); err != nil || !slices.Equal(w.Not, want) {
+			t.Errorf("flows avoid %v, %v; want %v", w.Not, err, want)
+		}
+	}
+	avoids()
+	o.mute.note(x1)
+	avoids(x1)
+	o.mute.note(x2)
+	avoids() // rather one of them than none
+	o.mute.heard(x2)
+	avoids(x1)
+	o.mute.heard(x1)
+	avoids()
+}

@@ -104,17 +104,14 @@ func (f *flight) acknowledged(next wire.Number, now time.Time) bool {
 	// Less and less does not help if it is the path that has become longer.
 	if now.Sub(f.leastAt) >= leastAge || f.limit < f.full/3 {
 		f.drain, f.fresh, f.full = drainTrips, 0, 0
-		f.empty = max(leastFlight, wire.Number(under*drainShare*float64(f.least)/float64(trip)))
+		f.empty = max(leastFlight, wire.Number(under*drainShare*float64(f.least)/float64(max(trip, f.least+f.queue))))
 		return true
 	}
-	target := min(2*f.limit, wire.Number(under*f.allowed()/float64(trip)))
-	switch {
-	case target >= f.limit:
-		f.full = target
-	case float64(trip) > f.allowed():
+	target := min(2*f.limit, wire.Number(under*min(1+queueTrips, f.allowed()/float64(trip))))
+	if target < f.limit {
 		target = (f.limit + target) / 2 // one late packet is no queue
-	default: // the bound was not reached when the trip began
-		target = f.limit
+	} else {
+		f.full = target
 	}
 	f.limit = min(max(target, leastFlight), mostFlight)
 	return true
