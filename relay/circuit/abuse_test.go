@@ -277,7 +277,8 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 		<-arrived
 	}
 	send() // rings and pools grow
-	most := float64(batch) / 20
+	// Garbage collection empties the pools, more often on a busy machine.
+	most := float64(batch) / 4
 	if raceEnabled { // the race detector empties pools at random
 		most = 3 * batch
 	}
