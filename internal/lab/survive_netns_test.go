@@ -177,7 +177,7 @@ func inUse(t *testing.T, l *Lab) []string {
 // TestExitDies: when the exit dies, a download through it ends with a reset, and what
 // begins then goes over the other exit. Most are for a machine with much else to do.
 // Else a new connection takes some ten milliseconds when the exit is killed, and an
-// old one ends within half a second; and 3 and 5 seconds when it goes silent, before
+// old one ends within half a second; and 3 and 7 seconds when it goes silent, before
 // its links are found dead after 30.
 func TestExitDies(t *testing.T) {
 	for _, tt := range []struct {

@@ -11,9 +11,8 @@ import (
 
 // What Redial returns when the exit itself cannot be reached: its neighbor says that
 // there is no link to it, or it does not answer over a path that has answered up to
-// there. After goneAttempts of the former in a row, or one of the latter (the carrier
-// before has gone silent, too), the session ends, so that its flows do not wait for
-// what will not come.
+// there. After goneAttempts of them in a row the session ends, so that its flows do
+// not wait for what will not come; one alone may be a machine that is busy.
 var (
 	ErrExitGone = errors.New("the exit is gone")
 	ErrExitMute = errors.New("the exit does not answer")
@@ -126,10 +125,7 @@ func (c *Client) again(silent bool, past []time.Time) (*attachment, []time.Time)
 			return nil, past
 		}
 		line, err := c.redial(ctx, silent)
-		if errors.Is(err, ErrExitMute) {
-			return nil, past
-		}
-		if errors.Is(err, ErrExitGone) {
+		if errors.Is(err, ErrExitGone) || errors.Is(err, ErrExitMute) {
 			if refusals++; refusals == goneAttempts {
 				return nil, past
 			}

@@ -248,29 +248,41 @@ func TestSilence(t *testing.T) {
 }
 
 // TestMute: when the carrier has gone silent and the exit does not answer over another
-// path either, the session ends at once.
+// path either, twice, the session ends; when it answers after all, nothing is lost.
 func TestMute(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := travel(t, serving(t, func(c *memConn) { _, _ = io.Copy(io.Discard, struct{ io.Reader }{c}) }), Config{}, func(r *roads) {
-			r.refuse = func(n int) error {
-				return map[bool]error{true: fmt.Errorf("%w: no answer", ErrExitMute)}[n > 0]
+	for _, mute := range []int{1, goneAttempts} {
+		synctest.Test(t, func(t *testing.T) {
+			r := travel(t, serving(t, func(c *memConn) { _, _ = io.Copy(c, struct{ io.Reader }{c}) }), Config{}, func(r *roads) {
+				r.refuse = func(n int) error {
+					if n > 0 && n <= mute {
+						return fmt.Errorf("%w: no answer", ErrExitMute)
+					}
+					return nil
+				}
+			})
+			st, err := r.client.DialTCP(t.Context(), somewhere)
+			if err != nil {
+				t.Fatal(err)
 			}
+			r.up[0].Dead.Store(true)
+			r.down[0].Dead.Store(true)
+			start := time.Now()
+			writeAll(t, st, "x")
+			got := make([]byte, 1)
+			_, err = st.Read(got)
+			if mute < goneAttempts {
+				if err != nil || got[0] != 'x' {
+					t.Errorf("read %q, %v after the exit was mute once", got, err)
+				}
+				return
+			}
+			wantCode(t, "stream", err, wire.CodeEnded)
+			if took := time.Since(start); took < deadAfter || took > deadAfter+time.Second {
+				t.Errorf("ended after %v, want %v to a second more", took, deadAfter)
+			}
+			<-r.client.Done()
 		})
-		st, err := r.client.DialTCP(t.Context(), somewhere)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.up[0].Dead.Store(true)
-		r.down[0].Dead.Store(true)
-		start := time.Now()
-		writeAll(t, st, "x")
-		_, err = st.Read(make([]byte, 1))
-		wantCode(t, "stream", err, wire.CodeEnded)
-		if took := time.Since(start); took < deadAfter || took > deadAfter+time.Second {
-			t.Errorf("ended after %v, want %v to a second more", took, deadAfter)
-		}
-		<-r.client.Done()
-	})
+	}
 }
 
 // TestQuietCosts counts what a session says when nothing happens.
