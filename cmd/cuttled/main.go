@@ -19,6 +19,7 @@ import (
 	"cuttle/billing/wallet"
 	"cuttle/internal/config"
 	"cuttle/internal/node"
+	"cuttle/internal/processor"
 	"cuttle/internal/systemd"
 	"cuttle/tun/hostnet"
 )
@@ -199,6 +200,9 @@ func serve(ctx context.Context, file string, closed bool, stderr io.Writer) (err
 	obeyed, ended := make(chan struct{}), make(chan struct{})
 	go func() { defer close(obeyed); obey(signals, ended, n.StayClosed, end) }() // ends with ended
 	defer func() { close(ended); <-obeyed }()
+	adapted := make(chan struct{})
+	go func() { defer close(adapted); processor.Adapt(ctx) }() // ends with ctx
+	defer func() { cancel(); <-adapted }()
 	return n.RunUnder(ctx, manager)
 }
 

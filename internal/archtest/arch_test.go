@@ -23,7 +23,7 @@ var update = flag.Bool("update", false, "rewrite the dependency list")
 // module; a trailing /... allows a tree. A package that is not named here may
 // not exist: naming it is the decision where it stands.
 var may = map[string][]string{
-	"cmd/cuttled":               {"internal/node", "internal/config", "internal/systemd", "billing/wallet", "tun/hostnet"},
+	"cmd/cuttled":               {"internal/node", "internal/config", "internal/processor", "internal/systemd", "billing/wallet", "tun/hostnet"},
 	"cmd/cuttle":                {"internal/control", "internal/config", "internal/selftest", "internal/systemd", "billing", "billing/evm", "billing/wallet/...", "relay/wire"},
 	"cmd/cuttle-lab":            {"internal/lab/..."},
 	"tun":                       {},
@@ -52,6 +52,7 @@ var may = map[string][]string{
 	"internal/config":           {"relay/exit"},
 	"internal/control":          {},
 	"internal/systemd":          {},
+	"internal/processor":        {},
 	"internal/node":             {"tun/...", "stack", "stack/dnscache", "relay/...", "obfs/...", "billing/...", "internal/config", "internal/control", "internal/systemd"},
 	"internal/capture":          {},
 	"internal/selftest":         {"internal/capture"},

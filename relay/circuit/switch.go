@@ -83,7 +83,7 @@ func (s *Switch) Open() int { return int(s.open.Load()) }
 // ends. Call it once.
 func (s *Switch) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
+	for range runtime.NumCPU() {
 		wg.Go(func() { s.work(ctx) }) // ends with ctx
 	}
 	wg.Wait()
