@@ -6,9 +6,12 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 	wgtun "golang.zx2c4.com/wireguard/tun"
+
+	"cuttle/internal/nowait"
 )
 
 // Open creates the TUN interface called name with an MTU in bytes, or attaches
@@ -91,14 +94,14 @@ type batch struct {
 	ps  []Packet
 	n   int
 	hdr [headerSize]byte
-	iov [2][]byte
+	iov [2]unix.Iovec
 	err error
 }
 
 // slot is what one call of Write needs.
 type slot struct {
 	hdr [headerSize]byte
-	iov [][]byte
+	iov []unix.Iovec
 }
 
 func (d *native) start() error {
@@ -116,7 +119,7 @@ func (d *native) start() error {
 	}
 	d.raw = raw
 	d.readFn = func(fd uintptr) bool { return d.in.fill(int(fd)) }
-	d.slots.New = func() any { return &slot{iov: make([][]byte, 0, 16)} }
+	d.slots.New = func() any { return &slot{iov: make([]unix.Iovec, 0, 16)} }
 	return nil
 }
 
@@ -154,11 +157,9 @@ func (b *batch) fill(fd int) bool {
 	for b.n < len(b.ps) {
 		p := &b.ps[b.n]
 		p.Data = p.Data[:cap(p.Data)]
-		b.iov[0], b.iov[1] = b.hdr[:], p.Data
-		n, err := unix.Readv(fd, b.iov[:])
+		b.iov = [2]unix.Iovec{piece(b.hdr[:]), piece(p.Data)}
+		n, err := nowait.Readv(fd, b.iov[:])
 		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
 		case errors.Is(err, unix.EAGAIN):
 			return b.n > 0
 		case err != nil:
@@ -193,8 +194,11 @@ func (d *native) Write(vs []Vector) (int, error) {
 	var failed error
 	for i := range vs {
 		putHeader(&s.hdr, vs[i].Offload)
-		s.iov = append(append(s.iov[:0], s.hdr[:]), vs[i].Pieces...)
-		switch _, err := writev(d.fd, s.iov); {
+		s.iov = append(s.iov[:0], piece(s.hdr[:]))
+		for _, p := range vs[i].Pieces {
+			s.iov = append(s.iov, piece(p))
+		}
+		switch _, err := nowait.Writev(d.fd, s.iov); {
 		case err == nil:
 			taken++
 		case errors.Is(err, unix.EBADFD):
@@ -209,13 +213,11 @@ func (d *native) Write(vs []Vector) (int, error) {
 	return taken, nil
 }
 
-func writev(fd int, iov [][]byte) (int, error) {
-	for {
-		n, err := unix.Writev(fd, iov)
-		if err != unix.EINTR {
-			return n, err
-		}
-	}
+// piece is one part of a packet for the kernel.
+func piece(p []byte) unix.Iovec {
+	v := unix.Iovec{Base: unsafe.SliceData(p)}
+	v.SetLen(len(p))
+	return v
 }
 
 // Close implements Device.

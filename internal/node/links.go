@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cuttle/internal/config"
+	"cuttle/internal/nowait"
 	"cuttle/obfs"
 	"cuttle/relay/link"
 	"cuttle/relay/netmap"
@@ -76,7 +77,7 @@ func (nb *neighborhood) bind(ctx context.Context, lc *net.ListenConfig, ls []con
 		if err != nil {
 			return fmt.Errorf("listen %d: %w", i+1, err)
 		}
-		nb.listeners = append(nb.listeners, listener{m, l.Options, raw})
+		nb.listeners = append(nb.listeners, listener{m, l.Options, nowait.Listener{Listener: raw}})
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 	"cuttle/billing"
 	"cuttle/internal/config"
 	"cuttle/internal/control"
+	"cuttle/internal/nowait"
 	"cuttle/internal/systemd"
 	"cuttle/obfs"
 	"cuttle/obfs/https"
@@ -91,7 +92,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Node, error) {
 			},
 		},
 		masks: []obfs.Mask{https.Mask{}, plain.Mask{}},
-		raw:   &net.Dialer{Control: n.control}, mapped: mapped, known: known, log: log,
+		raw:   &nowait.Dialer{Dialer: net.Dialer{Control: n.control}}, mapped: mapped, known: known, log: log,
 		live: make(map[wire.NodeID]liveLink), fail: make(map[wire.NodeID]string),
 	}
 	if n.client, err = newClient(cfg, id.ID, mapped, n.links, log); err != nil {

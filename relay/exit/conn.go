@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync"
 	"syscall"
+
+	"cuttle/internal/nowait"
 )
 
 // buffer is what is read from sockets at a time. It is taken from the pool when
@@ -103,12 +105,7 @@ func pump(raw syscall.RawConn, w io.Writer) (total int64, err error) {
 	var readErr error
 	read := func(fd uintptr) bool {
 		b = buffers.Get().(*buffer)
-		for {
-			n, readErr = syscall.Read(int(fd), b[:])
-			if !errors.Is(readErr, syscall.EINTR) {
-				break
-			}
-		}
+		n, readErr = nowait.Read(int(fd), b[:])
 		if errors.Is(readErr, syscall.EAGAIN) {
 			buffers.Put(b)
 			b = nil
