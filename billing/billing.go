@@ -213,6 +213,7 @@ type peer struct {
 	strikes int       // disputes so far
 	theirs  *hello    // from the latest link of this run
 	told    state     // what the neighbor says of us
+	late    late      // what it says of its payments to us
 }
 
 // Open opens the ledger, checks it, and makes a Book. It asks nothing of the
@@ -345,7 +346,7 @@ func (b *Book) Neighbor(id wire.NodeID, out Outbox) (*Neighbor, error) {
 	if p.state == Disputed && p.strikes < maxStrikes {
 		p.settle(state{standing: Active}, b.cfg.Now())
 	}
-	p.theirs, p.told = nil, state{}
+	p.theirs, p.told, p.late = nil, state{}, late{}
 	p.mu.Unlock()
 	msg, err := b.hello(n.mine)
 	if err != nil {

@@ -30,7 +30,7 @@ const (
 
 	// No ways but what else the sender of a HELLO knows: builds from before pass over
 	// ways that they do not know.
-	wayFunds Way = 128 // STATE with ReasonFunds
+	wayNews Way = 128 // STATE with ReasonFunds, and PAY of WayDirect
 )
 
 func (w Way) String() string {
@@ -43,7 +43,7 @@ func (w Way) String() string {
 		return "account"
 	case WayVoucher:
 		return "voucher"
-	case wayFunds: // no way
+	case wayNews: // no way
 	}
 	return fmt.Sprintf("way %d", uint8(w))
 }

@@ -70,7 +70,7 @@ func FuzzMessage(f *testing.F) {
 	for _, b := range [][]byte{
 		(&hello{ways: []Way{WayVoucher, WayDirect}, hub: evm.Address{5}}).append(nil),
 		sampleHello().append(nil), tal.append(nil), (&ack{seq: 1}).append(nil), (&ack{seq: 1, differs: true}).append(nil),
-		(&state{Throttled, ReasonAge, 1, 2, 3}).append(nil), {}, {1}, {2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0xff, 0xff},
+		(&state{Throttled, ReasonAge, 1, 2, 3}).append(nil), late{5, evm.Hash{7}}.append(nil), {}, {1}, {2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0xff, 0xff},
 	} {
 		f.Add(b)
 	}
@@ -86,6 +86,9 @@ func FuzzMessage(f *testing.F) {
 		}
 		if m, err := parseState(b); err == nil && !bytes.Equal(m.append(nil), b) {
 			t.Errorf("state %x does not come back", b)
+		}
+		if m, err := parseLate(b); err == nil && !bytes.Equal(m.append(nil), b) {
+			t.Errorf("late %x does not come back", b)
 		}
 	})
 }

@@ -50,6 +50,7 @@ type Neighbor struct {
 
 	disputed bool
 	told     state // what we announced last
+	late     late  // likewise, of our payments
 	rate     int   // cells a second that the link carries of the neighbor's; 0: as many as it can
 
 	// Writes to the ledger, in order, the first one under way while busy. At most
@@ -189,6 +190,9 @@ func (n *Neighbor) Message(b []byte) error {
 		n.peer.mu.Unlock()
 		return nil
 	case kindPay:
+		if len(b) >= 2 && Way(b[1]) == WayDirect && n.book.onChain() != nil {
+			return n.onLate(b[2:])
+		}
 		if len(b) < 2 || !n.book.settler.Takes(Way(b[1])) {
 			return fmt.Errorf("%w: pay of another way", ErrMessage)
 		}

@@ -48,6 +48,8 @@ type NeighborReport struct {
 	TheirReason   string
 	TheirLimit    Amount // what we may owe it
 	TheirRestore  Amount // what we have to pay to be active; 0: nothing, or no payment helps
+	TheirLate     Amount // what it says that it pays when fees are lower
+	TheirLateTx   string `json:",omitempty"` // signed for it
 
 	Counts     []Count // agreed since the beginning, and what is not agreed yet
 	TheyOwe    Amount  // agreed and unpaid; negative: paid ahead
@@ -148,6 +150,9 @@ func (b *Book) reportPeer(ctx context.Context, p *peer) (NeighborReport, error) 
 		Since: p.since, Limit: p.now.limit, Restore: p.now.pay,
 		TheirStanding: p.told.standing, TheirReason: p.told.reason.String(), TheirLimit: p.told.limit, TheirRestore: p.told.pay,
 		TheyOwe: Amount(p.receivable.Load()), WeOwe: Amount(p.payable.Load()),
+	}
+	if r.TheirLate = p.late.amount; p.late.tx != (evm.Hash{}) {
+		r.TheirLateTx = p.late.tx.Hex()
 	}
 	if h := p.theirs; h != nil && h.earning != (evm.Address{}) {
 		r.TheirPayTo = h.earning.Hex()

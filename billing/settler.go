@@ -205,7 +205,7 @@ func (d *direct) Round(a Amount) Amount {
 }
 
 func (d *direct) introduce(h *hello, self wire.NodeID, now time.Time) error {
-	h.ways = append(h.ways, wayFunds)
+	h.ways = append(h.ways, wayNews)
 	h.chainID, h.token, h.earning = d.cfg.Client.ChainID(), d.cfg.Client.Token(), d.cfg.Earning
 	if d.cfg.Wallet == nil {
 		return nil
@@ -400,7 +400,7 @@ func (b *Book) settle(ctx context.Context) {
 func (b *Book) poll(ctx context.Context) error {
 	out, err := b.settler.Poll(ctx)
 	if err == nil {
-		err = b.lookAtFunds(ctx)
+		err = errors.Join(b.lookAtFunds(ctx), b.tellLate(ctx, out.Late))
 	}
 	b.blind.Store(err != nil)
 	b.seen.mu.Lock()

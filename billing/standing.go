@@ -162,7 +162,7 @@ func (n *Neighbor) judge() (Standing, Reason) {
 	p.mu.Lock()
 	e.disputed = disputed || p.state == Disputed
 	e.unpayed = hello && !b.settler.Accepts(p.theirs)
-	funds := p.theirs != nil && slices.Contains(p.theirs.ways, wayFunds)
+	funds := p.theirs != nil && slices.Contains(p.theirs.ways, wayNews)
 	now := b.cfg.assess(&e)
 	p.settle(now.state, b.cfg.Now())
 	p.mu.Unlock()

@@ -87,11 +87,11 @@ func TestOlderNeighborIsToldWhatItKnows(t *testing.T) {
 					return
 				}
 				h, err := parseHello(f.bill)
-				if err != nil || !slices.Contains(h.ways, wayFunds) {
+				if err != nil || !slices.Contains(h.ways, wayNews) {
 					t.Errorf("hello %x: %v, want one that says what it knows", f.bill, err)
 					return
 				}
-				h.ways = slices.DeleteFunc(h.ways, func(w Way) bool { return w == wayFunds })
+				h.ways = slices.DeleteFunc(h.ways, func(w Way) bool { return w == wayNews })
 				f.bill = h.append(nil)
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -250,9 +251,12 @@ func TestFeeSpike(t *testing.T) {
 		if err != nil || len(out.Problems) != 1 || out.Problems[0].Kind != FeeOverLimit || j.in.State != Planned || f.count("eth_sendRawTransaction") != 0 {
 			t.Fatalf("during the spike: %+v, %s, %v", out.Problems, j.in.State, err)
 		}
+		if !slices.Equal(out.Late, []Late{{Intent: 1}}) {
+			t.Errorf("during the spike these are late: %+v", out.Late)
+		}
 	}
 	f.set("eth_maxPriorityFeePerGas", always("0x1"))
-	if out, err := p.Advance(context.Background()); err != nil || len(out.Problems) != 0 || j.in.State != Sent {
+	if out, err := p.Advance(context.Background()); err != nil || len(out.Problems) != 0 || len(out.Late) != 0 || j.in.State != Sent {
 		t.Fatalf("after the spike: %+v, %s, %v", out.Problems, j.in.State, err)
 	}
 
@@ -261,8 +265,12 @@ func TestFeeSpike(t *testing.T) {
 	f.set("eth_maxPriorityFeePerGas", always("0x174876e80000"))
 	now = now.Add(time.Hour)
 	before := f.count("eth_sendRawTransaction")
-	if _, err := p.Advance(context.Background()); err != nil || len(j.in.Attempts) != 1 || f.count("eth_sendRawTransaction") != before+1 {
+	out, err := p.Advance(context.Background())
+	if err != nil || len(j.in.Attempts) != 1 || f.count("eth_sendRawTransaction") != before+1 {
 		t.Errorf("stuck over the limit: %d attempts, %v", len(j.in.Attempts), err)
+	}
+	if !slices.Equal(out.Late, []Late{{1, j.in.Attempts[0].Hash}}) || len(out.Problems) != 1 || out.Problems[0].Kind != FeeOverLimit {
+		t.Errorf("stuck over the limit: late %+v, problems %+v", out.Late, out.Problems)
 	}
 	f.set("eth_maxPriorityFeePerGas", always("0x3b9aca00"))
 	if _, err := p.Advance(context.Background()); err != nil || len(j.in.Attempts) != 2 || j.in.Attempts[1].FeeCap.Cmp(gwei(500)) > 0 || j.in.Nonce != 0 {

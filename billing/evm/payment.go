@@ -184,6 +184,14 @@ type Outcome struct {
 	Deep     uint64 // the newest block that counts as final; every payment up to it was looked at
 	Balances Balances
 	Problems []Problem
+	Late     []Late // payments that wait for lower fees
+}
+
+// Late is a payment, no call, that waits because the market's fee is over the
+// user's.
+type Late struct {
+	Intent int64
+	Tx     Hash // of the newest attempt; zero: none is signed
 }
 
 // Problem says in words why a payment waits. Text holds chain, address and
@@ -253,6 +261,9 @@ func (p *Payments) Advance(ctx context.Context) (Outcome, error) {
 		}
 	}
 	p.resumed = true
+	if view.feeProblem != "" {
+		out.wait(open, view.feeProblem)
+	}
 	if failed != nil || superseded { // nobody signs before a human has looked
 		return out, failed
 	}
@@ -272,6 +283,27 @@ func (p *Payments) Advance(ctx context.Context) (Outcome, error) {
 		}
 	}
 	return out, nil
+}
+
+// wait notes the payments that the market's fee holds up, and a problem for one that
+// is signed; start notes those that are not.
+func (o *Outcome) wait(open []Intent, problem string) {
+	said := false
+	for i := range open {
+		in := &open[i]
+		if in.Call != nil || in.State != Planned && in.State != Signed && in.State != Sent {
+			continue
+		}
+		l := Late{Intent: in.ID}
+		if in.State != Planned {
+			l.Tx = in.Attempts[len(in.Attempts)-1].Hash
+			if !said {
+				o.Problems = append(o.Problems, Problem{FeeOverLimit, in.ID, problem})
+				said = true
+			}
+		}
+		o.Late = append(o.Late, l)
+	}
 }
 
 // follow looks after a payment that has a nonce. lowest says that no payment

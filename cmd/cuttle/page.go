@@ -199,6 +199,9 @@ func (p *page) ledger(l control.Ledger) {
 		if a.Reason != "" {
 			state += ": " + a.Reason
 		}
+		if a.TheirLate != "" && a.TheirLate != "0" {
+			state += "; it says that it pays " + a.TheirLate + " when fees are lower"
+		}
 		accounts = append(accounts, cells(short(a.Node), a.Owed, a.Due, a.Spent, a.Earned, dash(a.SpentPerGB), ours, theirs, equal, state))
 		for _, y := range a.Payments {
 			way := "to"

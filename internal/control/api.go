@@ -223,7 +223,9 @@ type Account struct {
 	TheirReason  string    `json:"their_reason"`
 	TheirLimit   string    `json:"their_limit"`
 	TheirRestore string    `json:"their_restore"`
-	Wallet       string    `json:"wallet"` // the neighbor's earning address, "" when unknown
+	TheirLate    string    `json:"their_late"`    // what it says that it pays when fees are lower, token; "0": nothing
+	TheirLateTx  string    `json:"their_late_tx"` // the transaction signed for it, "" before
+	Wallet       string    `json:"wallet"`        // the neighbor's earning address, "" when unknown
 	Payments     []Payment `json:"payments"`
 }
 

@@ -80,6 +80,7 @@ func accountOf(r *billing.NeighborReport) control.Account {
 		Tallies: []control.Tally{}, Payments: []control.Payment{},
 		Since: epoch(r.Since), Limit: r.Limit.String(), Restore: r.Restore.String(),
 		TheirReason: r.TheirReason, TheirLimit: r.TheirLimit.String(), TheirRestore: r.TheirRestore.String(),
+		TheirLate: r.TheirLate.String(), TheirLateTx: r.TheirLateTx,
 	}
 	if r.TheirStanding != 0 {
 		a.TheirState = r.TheirStanding.String()
