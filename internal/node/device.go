@@ -14,6 +14,7 @@ import (
 	"cuttle/relay/circuit"
 	"cuttle/relay/netmap"
 	"cuttle/stack"
+	"cuttle/tun/hostnet"
 )
 
 // deviceWish is a device of the LAN that is to leave at exits of its own.
@@ -147,7 +148,9 @@ func (n *neighbors) find(device string, a netip.Addr) (string, error) {
 	n.known[a] = k
 	n.mu.Unlock()
 	k.mac, k.err = n.ask(device, a)
-	k.until = time.Now().Add(neighborTime)
+	if k.err == nil || errors.Is(k.err, hostnet.ErrNoNeighbor) { // anything else is asked again
+		k.until = time.Now().Add(neighborTime)
+	}
 	close(k.told)
 	return k.mac, k.err
 }

@@ -9,12 +9,14 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"cuttle/tun/hostnet"
 )
 
 // TestNeighborsAskOnce has many flows of one address ask once, whether somebody has it
 // or not, and again when that is old.
 func TestNeighborsAskOnce(t *testing.T) {
-	for _, want := range []error{nil, errors.New("nobody")} {
+	for _, want := range []error{nil, hostnet.ErrNoNeighbor} {
 		synctest.Test(t, func(t *testing.T) {
 			var asked atomic.Int32
 			n := neighbors{ask: func(string, netip.Addr) (string, error) {
@@ -57,7 +59,7 @@ func TestNeighborsAreBounded(t *testing.T) {
 		asked := 0 // for the real one
 		n := neighbors{ask: func(_ string, a netip.Addr) (string, error) {
 			if a != real {
-				return "", errors.New("nobody")
+				return "", hostnet.ErrNoNeighbor
 			}
 			asked++
 			return "02:00:00:00:00:01", nil

@@ -45,6 +45,9 @@ import (
 // ErrUnsupported says that this system cannot be captured yet.
 var ErrUnsupported = errors.New("capturing the host's traffic is not supported on this system yet")
 
+// ErrNoNeighbor says that nobody has an address, as far as was asked.
+var ErrNoNeighbor = errors.New("no neighbor has this address")
+
 // errUnknownStep is for a kind that this system does not have.
 var errUnknownStep = errors.New("unknown kind of step")
 

@@ -16,10 +16,11 @@ import (
 const (
 	neighborTime  = 2500 * time.Millisecond // the kernel asks thrice, a second apart
 	neighborPause = 5 * time.Millisecond    // the first
+	neighborMost  = 100 * time.Millisecond
 	neighborsMost = 64
 )
 
-var errNoNeighbor = errors.New("no neighbor has this address")
+var errAsking = errors.New("too many neighbors are being asked for")
 
 var asking = make(chan struct{}, neighborsMost) // one token for each that is asked for
 
@@ -36,14 +37,14 @@ func HardwareAddress(device string, a netip.Addr) (string, error) {
 		fam = netlink.FAMILY_V6
 	}
 	mac, err := knownNeighbor(index, fam, a)
-	if !errors.Is(err, errNoNeighbor) {
+	if !errors.Is(err, ErrNoNeighbor) {
 		return mac, err
 	}
 	select {
 	case asking <- struct{}{}:
 		defer func() { <-asking }()
 	default:
-		return "", errNoNeighbor
+		return "", errAsking
 	}
 	// With this flag the kernel resolves the entry as if there were a packet for it.
 	err = netlink.NeighSet(&netlink.Neigh{LinkIndex: index, Family: fam, IP: a.AsSlice(), State: netlink.NUD_NONE, Flags: netlink.NTF_USE})
@@ -51,9 +52,9 @@ func HardwareAddress(device string, a netip.Addr) (string, error) {
 		return "", fmt.Errorf("ask for neighbor: %w", err)
 	}
 	deadline := time.Now().Add(neighborTime)
-	for pause := neighborPause; ; pause *= 2 {
+	for pause := neighborPause; ; pause = min(2*pause, neighborMost) {
 		<-time.After(min(pause, time.Until(deadline)))
-		if mac, err = knownNeighbor(index, fam, a); !errors.Is(err, errNoNeighbor) || !time.Now().Before(deadline) {
+		if mac, err = knownNeighbor(index, fam, a); !errors.Is(err, ErrNoNeighbor) || !time.Now().Before(deadline) {
 			return mac, err
 		}
 	}
@@ -67,7 +68,7 @@ func knownNeighbor(index, fam int, a netip.Addr) (string, error) {
 	req.AddData(nl.NewRtAttr(netlink.NDA_DST, a.AsSlice()))
 	found, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNEIGH)
 	if errors.Is(err, unix.ENOENT) {
-		return "", errNoNeighbor
+		return "", ErrNoNeighbor
 	}
 	if err != nil {
 		return "", fmt.Errorf("look for neighbor: %w", err)
@@ -82,5 +83,5 @@ func knownNeighbor(index, fam int, a netip.Addr) (string, error) {
 			return n.HardwareAddr.String(), nil
 		}
 	}
-	return "", errNoNeighbor
+	return "", ErrNoNeighbor
 }

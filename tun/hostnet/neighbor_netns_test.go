@@ -44,7 +44,7 @@ func TestHardwareAddress(t *testing.T) {
 		}
 	}
 	for _, a := range []string{"10.77.0.99", "fd77::99"} {
-		if got, err := HardwareAddress("phys0", netip.MustParseAddr(a)); !errors.Is(err, errNoNeighbor) {
+		if got, err := HardwareAddress("phys0", netip.MustParseAddr(a)); !errors.Is(err, ErrNoNeighbor) {
 			t.Errorf("%s, which nobody has, is of %q, %v", a, got, err)
 		}
 	}
