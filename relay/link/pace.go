@@ -8,7 +8,8 @@ import (
 // Tunables of pacer.
 const (
 	paceLook   = 100 * time.Millisecond // between two looks at least, and two round trips
-	paceLeast  = 256                    // segments that tell something of losses
+	paceLeast  = 256                    // segments that tell something of losses,
+	paceSpan   = 2 * time.Second        // sent in so much time or eight round trips: who sends less does not lose by its rate
 	paceLosses = 20                     // one segment of so many sent again is heavy loss
 	paceStep   = 16                     // the bound begins by one part of so many below what was measured, and grows by as much each look
 	paceTries  = 3                      // looks in a row that losses may last although the rate is bounded
@@ -25,8 +26,9 @@ const (
 type pacer struct {
 	socket      syscall.RawConn // nil: there is nothing to bound
 	next        time.Duration   // when to look again, on the link's clock
-	segments    uint32          // sent until the last look
+	segments    uint32          // sent until the last verdict
 	repeated    uint32          // of these, sent again
+	since       time.Duration   // when that was
 	bound       uint64          // bytes a second; 0: none
 	complaining int             // looks in a row with heavy loss
 }
@@ -50,20 +52,21 @@ func (p *pacer) look(now time.Duration) {
 		return
 	}
 	p.next = now + max(paceLook, 2*s.trip)
-	if before := p.bound; p.judge(s) != before {
+	if before := p.bound; p.judge(s, now) != before {
 		boundSending(p.socket, p.bound)
 	}
 }
 
 // judge decides on the bound by what was sent since the last look.
-func (p *pacer) judge(s sending) uint64 {
+func (p *pacer) judge(s sending, now time.Duration) uint64 {
 	segments, repeated := s.segments-p.segments, s.repeated-p.repeated
-	if segments < paceLeast {
+	little := now-p.since > max(paceSpan, 8*s.trip)
+	if segments < paceLeast && !little {
 		return p.bound
 	}
-	p.segments, p.repeated = s.segments, s.repeated
+	p.segments, p.repeated, p.since = s.segments, s.repeated, now
 	switch heavy := repeated*paceLosses > segments; {
-	case !s.startup:
+	case !s.startup, little:
 		p.bound, p.complaining = 0, 0
 	case heavy && p.complaining >= paceTries: // the path loses as much at any rate
 		p.bound = 0

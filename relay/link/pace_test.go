@@ -1,6 +1,9 @@
 package link
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // narrow is a path that delivers rate bytes a second and loses what is sent faster,
 // beside a share of everything, as seen every tenth of a second by who would send as
@@ -12,6 +15,7 @@ type narrow struct {
 	s         sending
 	fastest   uint64 // sent at in the last tenth
 	delivered uint64
+	now       time.Duration
 }
 
 const segment = 1448
@@ -27,7 +31,8 @@ func (n *narrow) step(p *pacer) {
 	n.s.repeated += uint32(lost / 10 / segment)
 	n.s.rate, n.s.startup = through, n.startup
 	n.delivered += through / 10
-	p.judge(n.s)
+	n.now += time.Second / 10
+	p.judge(n.s, n.now)
 }
 
 func TestPacer(t *testing.T) {
@@ -97,7 +102,32 @@ func TestPacerFollows(t *testing.T) {
 		t.Errorf("sends at %d bytes a second where the path takes %d", n.fastest, n.rate)
 	}
 	var few pacer
-	if few.judge(sending{segments: 20, repeated: 10, rate: 1e6, startup: true}) != 0 {
+	if few.judge(sending{segments: 20, repeated: 10, rate: 1e6, startup: true}, time.Second) != 0 {
 		t.Error("20 segments were enough for a bound")
+	}
+}
+
+// TestPacerLeavesTheThin: a connection that sends little has a low rate because nobody
+// asks for more, and its losses say nothing of the path; nor does it keep a bound of
+// busier times.
+func TestPacerLeavesTheThin(t *testing.T) {
+	n := narrow{rate: 1e6, startup: true}
+	var p pacer
+	for range 20 {
+		n.step(&p)
+	}
+	if p.bound == 0 {
+		t.Fatal("no bound")
+	}
+	n.s.rate = 30_000
+	for i := range 1000 {
+		n.now += time.Second / 10
+		n.s.segments += 2
+		if i%8 == 0 {
+			n.s.repeated++
+		}
+		if p.judge(n.s, n.now); p.bound != 0 && i > 30 {
+			t.Fatalf("bound to %d bytes a second after %d looks", p.bound, i)
+		}
 	}
 }
