@@ -132,10 +132,10 @@ func (c *Client) again(silent bool, past []time.Time) (*attachment, []time.Time)
 			delay = goneDelay // nothing was attached, so nobody learns from the time it takes
 			continue
 		}
+		refusals = 0
 		if err != nil {
 			continue
 		}
-		refusals = 0
 		past = append(past, now)
 		a := c.attach(line, true)
 		if c.answered(ctx, a) {
