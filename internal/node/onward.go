@@ -58,6 +58,7 @@ type onward struct {
 // carried is a session and the circuit that it is on.
 type carried struct {
 	client *session.Client
+	key    circuit.Key // of the flow that it was begun for
 
 	mu      sync.Mutex // guards the fields below
 	circuit *circuit.Circuit
@@ -77,14 +78,14 @@ func newOnward(cl config.Client) *onward {
 }
 
 // on finds the session on a circuit that the pool gave, or begins one.
-func (o *onward) on(p *circuit.Pool, c *circuit.Circuit) *carried {
+func (o *onward) on(p *circuit.Pool, c *circuit.Circuit, key circuit.Key) *carried {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if k := o.sessions[c]; k != nil {
 		return k
 	}
-	k := &carried{circuit: c}
-	k.client = session.NewClient(line{c, &o.mute}, func(ctx context.Context, silent bool) (session.Line, error) {
+	k := &carried{circuit: c, key: key}
+	k.client = session.NewClient(line{c, key, &o.mute}, func(ctx context.Context, silent bool) (session.Line, error) {
 		return o.move(ctx, p, k, silent)
 	}, o.cfg)
 	o.sessions[c] = k
@@ -113,6 +114,10 @@ func (o *onward) move(ctx context.Context, p *circuit.Pool, k *carried, silent b
 	case errors.Is(err, circuit.ErrExitGone):
 		return nil, fmt.Errorf("%w: %w", session.ErrExitGone, err)
 	case errors.Is(err, circuit.ErrExitMute):
+		o.mute.note(muted{exit: lost.Exit(), all: true})
+		if o.other != nil && o.other(circuit.Want{Not: []wire.NodeID{lost.Exit()}}) != nil {
+			return nil, err // it is all there is: its flows wait for it
+		}
 		return nil, fmt.Errorf("%w: %w", session.ErrExitMute, err)
 	case err != nil:
 		return nil, err
@@ -130,7 +135,7 @@ func (o *onward) move(ctx context.Context, p *circuit.Pool, k *carried, silent b
 	}
 	p.Offer(c)
 	c.Release() // GetTo's
-	return line{c, &o.mute}, nil
+	return line{c, k.key, &o.mute}, nil
 }
 
 // begin notes a use of the circuit by a flow; the pool has counted it on c.
@@ -197,7 +202,7 @@ func (o *onward) getFor(ctx context.Context, w circuit.Want) (*carried, *circuit
 	if err != nil {
 		return nil, nil, err
 	}
-	k := o.on(p, c)
+	k := o.on(p, c, w.Key)
 	k.begin(c)
 	return k, c, nil
 }

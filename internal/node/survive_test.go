@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"cuttle/relay/circuit"
 	"cuttle/relay/session"
 	"cuttle/relay/wire"
 	"cuttle/stack"
@@ -269,26 +270,38 @@ func TestExitGone(t *testing.T) {
 	}
 }
 
-// TestMute: flows avoid an exit whose session has gone silent until it is heard again,
-// as long as there is another.
+// TestMute: flows of a key avoid an exit whose session of that key has gone silent, all
+// flows one that has not answered over another path either, until it is heard again
+// and as long as there is another.
 func TestMute(t *testing.T) {
 	nw := mesh(t, "x1", "x2")
 	nw.linked(10)
 	o := nw.pool()
 	x1, x2 := nw.nodes["x1"].id.ID, nw.nodes["x2"].id.ID
-	avoids := func(want ...wire.NodeID) {
+	w, err := o.want(flowTo("127.0.0.1:80"), ownerTCP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	here, there := w.Key, circuit.Key{1}
+	avoids := func(key circuit.Key, want ...wire.NodeID) {
 		t.Helper()
-		if w, err := o.want(flowTo("127.0.0.1:80"), ownerTCP); err != nil || !slices.Equal(w.Not, want) {
-			t.Errorf("flows avoid %v, %v; want %v", w.Not, err, want)
+		if got := o.avoiding(circuit.Want{Key: key}).Not; !slices.Equal(got, want) {
+			t.Errorf("flows avoid %v, want %v", got, want)
 		}
 	}
-	avoids()
-	o.mute.note(x1)
-	avoids(x1)
-	o.mute.note(x2)
-	avoids() // rather one of them than none
-	o.mute.heard(x2)
-	avoids(x1)
-	o.mute.heard(x1)
-	avoids()
+	one, all := muted{exit: x1, key: here}, muted{exit: x1, all: true}
+	avoids(here)
+	o.mute.note(one)
+	avoids(here, x1)
+	avoids(there) // its own session may do well
+	o.mute.note(all)
+	avoids(here, x1)
+	avoids(there, x1)
+	o.mute.note(muted{exit: x2, all: true})
+	avoids(here) // rather one of them than none
+	o.mute.heard(x2, there)
+	avoids(there, x1)
+	o.mute.heard(x1, here)
+	avoids(here)
+	avoids(there)
 }

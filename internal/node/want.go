@@ -51,7 +51,7 @@ func (o *onward) avoiding(w circuit.Want) circuit.Want {
 	if o.silent != nil {
 		w.Not = append(w.Not, o.silent()...)
 	}
-	w.Not = append(w.Not, o.mute.exits()...)
+	w.Not = append(w.Not, o.mute.exits(w.Key)...)
 	if len(w.Not) > 0 && o.other(w) != nil {
 		w.Not = nil
 	}
@@ -112,7 +112,7 @@ func (o *onward) each(ctx context.Context, w circuit.Want, host netip.Addr, do f
 			return onwardError(err)
 		}
 		if again {
-			if o.other != nil {
+			if o.other != nil && said == nil {
 				w = o.avoiding(w) // the exit may have been found silent
 			}
 			continue

@@ -120,6 +120,10 @@ func (p *Pool) buildTo(ctx context.Context, lost *Circuit, avoid []wire.NodeID, 
 			p.blame(path, err, time.Now())
 		}
 		if errors.Is(err, errMute) {
+			// The hop before may be what keeps the exit from answering.
+			p.mu.Lock()
+			p.avoid[path[len(path)-2].ID] = time.Now().Add(avoidTime)
+			p.mu.Unlock()
 			return nil, fmt.Errorf("%w: %w", ErrExitMute, err)
 		}
 		var at *BuildError
