@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 )
 
 // LedgerUnit is how many ledger units one token has (docs/protocol.md section 7).
@@ -158,11 +159,17 @@ func (c *Config) checkBilling() error {
 	return c.checkDebts()
 }
 
+// mostScan is a third of the notice that the hub gives.
+const mostScan = 24 * time.Hour
+
 // checkDebts checks what holds for every way to settle.
 func (c *Config) checkDebts() error {
 	b := &c.Billing
 	if b.Scan <= 0 || b.SettleAfter <= 0 {
 		return errors.New("billing.scan and billing.settle_after must be above zero, for example \"1h\" and \"24h\"")
+	}
+	if time.Duration(b.Scan) > mostScan {
+		return fmt.Errorf("billing.scan must be %v at most: a notice to close a channel has to be seen in time", mostScan)
 	}
 	if b.DueAfter <= 0 || b.Throttle < minThrottle {
 		return fmt.Errorf("billing.due_after must be above zero, for example \"48h\", and billing.throttle at least %d bytes a second", minThrottle)

@@ -27,6 +27,7 @@ func TestBadInput(t *testing.T) {
 		"unknown table":    {"[klient]\nhops = 3\n", `line 1: unknown key "klient"`},
 		"not toml":         {"[client\n", "line 1"},
 		"wrong type":       {"[client]\nhops = \"three\"\n", "line 2"},
+		"rare scan":        {"[billing]\nmode = \"account\"\nscan = \"96h\"\n", "24h0m0s at most"},
 		"bad duration":     {"[billing]\nscan = \"soon\"\n", "is not a duration"},
 		"hops":             {"[client]\nhops = 7\n", "client.hops 7: want 1 to 6"},
 		"isolate":          {"[client]\nisolate = [\"host\"]\n", "client.isolate"},
