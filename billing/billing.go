@@ -183,6 +183,8 @@ type Book struct {
 
 	seen  chainView   // what the last poll saw, for Report
 	blind atomic.Bool // the last poll failed
+
+	wanted atomic.Bool // the next urge is our own user's
 }
 
 type chainView struct {

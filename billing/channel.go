@@ -265,7 +265,11 @@ func (c *channels) give(tx *tx, p *peer, h *hello) (*voucherMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := c.Round(min(owed, unitsOf(r.left(), uint8(decimals)))) //nolint:gosec // at most 36
+	doubt, err := tx.inDoubt(p.row, c.direct.cfg.Wallet.Address())
+	if err != nil {
+		return nil, err
+	}
+	a := c.Round(min(owed-doubt, unitsOf(r.left(), uint8(decimals)))) //nolint:gosec // at most 36
 	if a <= 0 {
 		return nil, nil //nolint:nilnil // nothing is a valid outcome
 	}

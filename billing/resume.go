@@ -70,6 +70,7 @@ func (b *Book) Resume(ctx context.Context) error {
 		return nil
 	})
 	if err == nil {
+		b.wanted.Store(true)
 		b.urge()
 	}
 	return err

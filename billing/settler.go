@@ -126,6 +126,7 @@ type direct struct {
 	// The newest block that the chain's tag has called final, and when (by the clock of
 	// ages) it moved; -1: not in this run.
 	final, moved atomic.Int64
+	still        atomic.Int64 // how long it had not moved at the last look
 }
 
 func newDirect(cfg DirectConfig, now func() time.Time, l *ledger) (*direct, error) {
@@ -287,6 +288,7 @@ func (d *direct) move(ctx context.Context) (evm.Outcome, error) {
 		return evm.Outcome{}, err
 	}
 	out, err2 := d.payments.Advance(ctx)
+	d.watched.Add(int64(out.Settled)) // Watch, which counts them, has been before
 	if err2 == nil {
 		err2 = d.compare(ctx, out.Deep)
 	}
@@ -313,17 +315,21 @@ func (d *direct) moving(final uint64) bool {
 		}
 	}
 	moved := d.moved.Load()
-	return moved >= 0 && up-time.Duration(moved) <= stalledAfter
+	if moved < 0 {
+		return false
+	}
+	d.still.Store(int64(up) - moved)
+	return up-time.Duration(moved) <= stalledAfter
 }
 
 // stalled says in words that what the chain calls final does not move.
 func (d *direct) stalled() string {
-	moved := d.moved.Load()
-	if moved < 0 || d.ledger.ages.up()-time.Duration(moved) <= stalledAfter {
+	still := time.Duration(d.still.Load())
+	if still <= stalledAfter {
 		return ""
 	}
 	return fmt.Sprintf("chain %d has called no block after %d %s for %s: no payment is credited until it does", d.cfg.Client.ChainID(), d.final.Load(), d.cfg.Client.Tag(),
-		(d.ledger.ages.up() - time.Duration(moved)).Round(time.Minute))
+		still.Round(time.Minute))
 }
 
 // settle is the accountant's loop: it looks at debts every ScanEvery, and asks the
@@ -345,7 +351,7 @@ func (b *Book) settle(ctx context.Context) {
 			return
 		case asked = <-b.ask:
 		case <-b.urged:
-			if now := b.cfg.Up(); now < nextScan && (b.onChain() == nil || urges.allow(time.Since(start))) {
+			if now := b.cfg.Up(); now < nextScan && (b.wanted.Swap(false) || b.onChain() == nil || urges.allow(time.Since(start))) {
 				nextScan = now
 			}
 		case <-timer.C:
@@ -514,8 +520,12 @@ func (l *ledger) plan(ctx context.Context, p *peer, wallet, payee evm.Address, a
 		if err != nil {
 			return err
 		}
-		if a <= 0 || a > owed {
-			return errUnderWay // the debt has shrunk since it was looked at
+		doubt, err := tx.inDoubt(p.row, wallet)
+		if err != nil {
+			return err
+		}
+		if a <= 0 || a > owed-doubt {
+			return errUnderWay // the debt has shrunk since it was looked at, or an earlier payment may go on
 		}
 		born, found, err := tx.oldest(p.row, sidePayable)
 		if err != nil {
@@ -541,4 +551,12 @@ func (l *ledger) plan(ctx context.Context, p *peer, wallet, payee evm.Address, a
 		}
 		return tx.refresh(p)
 	})
+}
+
+// inDoubt is what payments to a neighbor were to bring whose nonces others have used,
+// as long as no human has looked: they may still go on, so it is paid no other way.
+func (x *tx) inDoubt(neighbor int64, wallet evm.Address) (a Amount, err error) {
+	_, err = x.one("SELECT coalesce(sum(amount), 0) FROM intent WHERE neighbor = ? AND wallet = ? AND state = ? AND NOT looked_at",
+		[]any{neighbor, wallet[:], int(evm.Superseded)}, &a)
+	return a, err
 }

@@ -39,28 +39,27 @@ func getReceipt(ctx context.Context, ec *ethclient.Client, tx Hash) (*receipt, e
 }
 
 // arrived is what a transaction has brought to an address, by the logs of its
-// receipt.
-func (c *Client) arrived(ctx context.Context, tx Hash, to Address) (sum *big.Int, err error) {
-	err = c.do(ctx, "look at what has arrived", func(ctx context.Context, ec *ethclient.Client) error {
+// receipt; two endpoints agree where there are two.
+func (c *Client) arrived(ctx context.Context, tx Hash, to Address) (*big.Int, error) {
+	return agreed(ctx, c, "look at what has arrived", func(ctx context.Context, ec *ethclient.Client) (*big.Int, error) {
 		var r *struct {
 			Tx   Hash        `json:"transactionHash"`
 			Logs []types.Log `json:"logs"`
 		}
 		if err := ec.Client().CallContext(ctx, &r, "eth_getTransactionReceipt", tx); err != nil {
-			return err
+			return nil, err
 		}
 		if r == nil || r.Tx != tx || r.Logs == nil {
-			return errors.New("no logs of that transaction")
+			return nil, errors.New("no logs of that transaction")
 		}
-		sum = new(big.Int)
+		sum := new(big.Int)
 		for _, l := range r.Logs {
 			if l.Address == c.token && len(l.Topics) == 3 && l.Topics[0] == transferTopic && l.Topics[2] == leftPad(to) && len(l.Data) == 32 {
 				sum.Add(sum, new(big.Int).SetBytes(l.Data))
 			}
 		}
-		return nil
-	})
-	return sum, err
+		return sum, nil
+	}, func(a, b *big.Int) bool { return a.Cmp(b) == 0 })
 }
 
 // mostDataFee is more than any chain asks for a transaction's data: one coin, in wei.

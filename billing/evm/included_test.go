@@ -125,8 +125,8 @@ func TestTokenTakesFee(t *testing.T) {
 			r["logs"] = c.logs
 			return r
 		})
-		if _, err := p.Advance(t.Context()); err != nil || j.in.State != Final {
-			t.Fatalf("%s: payment is %s, %v", c.name, j.in.State, err)
+		if out, err := p.Advance(t.Context()); err != nil || j.in.State != Final || out.Settled != 1 {
+			t.Fatalf("%s: payment is %s, %d settled, %v", c.name, j.in.State, out.Settled, err)
 		}
 		out, err := p.Advance(t.Context()) // it is said from then on
 		text := ""

@@ -185,6 +185,7 @@ type Outcome struct {
 	Balances Balances
 	Problems []Problem
 	Late     []Late // payments that wait for lower fees
+	Settled  int    // payments and calls that became final, or reverted for good
 }
 
 // Late is a payment, no call, that waits because the market's fee is over the
@@ -236,7 +237,7 @@ func (p *Payments) Advance(ctx context.Context) (Outcome, error) {
 		out.Problems = append(out.Problems, Problem{TakesFee, 0, p.short})
 	}
 	view.urgent = slices.ContainsFunc(open, func(in Intent) bool { return in.State.Open() && in.Call != nil && in.Call.Urgent })
-	flying, superseded := 0, false
+	flying, superseded, regained := 0, false, false
 	var failed error
 	tokens, gas := new(big.Int).Set(view.balances.Token), new(big.Int).Set(view.balances.Gas)
 	for i := range open {
@@ -246,8 +247,12 @@ func (p *Payments) Advance(ctx context.Context) (Outcome, error) {
 		}
 		if in.State == Superseded {
 			failed = errors.Join(failed, p.regain(ctx, in, view))
+			regained = regained || in.State != Superseded
 		} else {
 			failed = errors.Join(failed, p.follow(ctx, in, view, flying == 0))
+		}
+		if in.State == Final || in.State == Reverted {
+			out.Settled++
 		}
 		if in.State == Superseded {
 			superseded = true
@@ -264,7 +269,7 @@ func (p *Payments) Advance(ctx context.Context) (Outcome, error) {
 	if view.feeProblem != "" {
 		out.wait(open, view.feeProblem)
 	}
-	if failed != nil || superseded { // nobody signs before a human has looked
+	if failed != nil || superseded || regained { // nobody signs before a human has looked, or what was planned instead
 		return out, failed
 	}
 	next = max(next, view.pendingNonce)
@@ -344,7 +349,11 @@ func (p *Payments) follow(ctx context.Context, in *Intent, v *view, lowest bool)
 // endpoint that does not say is no news.
 func (p *Payments) weigh(ctx context.Context, in *Intent, tx Hash) {
 	got, err := p.client.arrived(ctx, tx, in.Payee)
-	if err != nil || got.Cmp(in.Amount) >= 0 {
+	if err != nil {
+		return
+	}
+	if got.Cmp(in.Amount) >= 0 {
+		p.short = ""
 		return
 	}
 	p.short = fmt.Sprintf("token %s on chain %s takes a part of what is sent: of %s that went from %s to %s only %s has arrived (transaction %s). The neighbor goes on counting the rest as owed",

@@ -17,7 +17,8 @@ import (
 // find stays.
 func scrub(err error) error {
 	var u *url.Error
-	if errors.As(err, &u) {
+	wire := errors.As(err, &u)
+	if wire {
 		err = u.Err
 	}
 	var op *net.OpError
@@ -30,7 +31,7 @@ func scrub(err error) error {
 	}
 	var answer rpc.Error
 	var page rpc.HTTPError
-	if errors.As(err, &answer) || errors.As(err, &page) {
+	if wire || errors.As(err, &answer) || errors.As(err, &page) { // net/http quotes lines that are none
 		return words{err}
 	}
 	return err

@@ -146,7 +146,7 @@ func TestUsedElsewhere(t *testing.T) {
 	})
 	settle(t, a.book)
 	c.commit(5)
-	if _, n, err := neighbor(a.book); err != nil || n.Payments[0].State != "planned" {
+	if _, n, err := neighbor(a.book); err != nil || len(n.Payments) != 1 || n.Payments[0].State != "superseded" {
 		t.Errorf("after the alarm something was sent: %+v, %v", n.Payments, err)
 	}
 	c.sendAt(thief, n.Payments[0].Nonce+1, 2, &self, nil, nil)
@@ -158,6 +158,7 @@ func TestUsedElsewhere(t *testing.T) {
 	}
 	c.commit(5)
 	resumed(t, a)
+	settle(t, a.book)
 	defer c.mine()()
 	settled(t, a, b, 1)
 	if got := c.balance(b.earning); got.Cmp(big.NewInt(1e16)) != 0 {
