@@ -16,12 +16,11 @@ type buffer [64 << 10]byte
 
 var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
-// tcpConn is a TCP connection whose errors carry codes and no addresses. Writing
-// of many buffers at once (net.Buffers) stays one system call, by the methods of
-// the *net.TCPConn inside.
+// tcpConn is a TCP connection whose errors carry codes and no addresses.
 type tcpConn struct {
 	*net.TCPConn
 	raw   syscall.RawConn
+	out   *nowait.Gather
 	leave func() // once
 	once  sync.Once
 	quiet quiet
@@ -30,7 +29,7 @@ type tcpConn struct {
 // newTCPConn has the connection reset when it has been silent for too long.
 func (c *Circuit) newTCPConn(conn *net.TCPConn) *tcpConn {
 	e := c.exit
-	t := &tcpConn{TCPConn: conn, leave: c.leave}
+	t := &tcpConn{TCPConn: conn, out: nowait.NewGather(conn), leave: c.leave}
 	t.raw, _ = conn.SyscallConn() // fails for a nil connection only
 	t.quiet = quiet{open: e.cfg.TCPIdle, half: min(e.cfg.TCPIdle, e.cfg.HalfClosed), moved: t.moved, expire: func() {
 		e.counts.idle.Add(1)
@@ -60,6 +59,15 @@ func (c *tcpConn) Read(p []byte) (int, error) {
 
 func (c *tcpConn) Write(p []byte) (int, error) {
 	n, err := c.TCPConn.Write(p)
+	if err != nil {
+		err = streamError(err)
+	}
+	return n, err
+}
+
+// WriteVector writes many buffers by one system call; the session's stream calls it.
+func (c *tcpConn) WriteVector(v *net.Buffers) (int64, error) {
+	n, err := c.out.Write(v)
 	if err != nil {
 		err = streamError(err)
 	}

@@ -133,7 +133,7 @@ func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
 		}
 		for !s.held.empty() {
 			buffers = s.held.vector(vector[:0], readTurn)
-			n, err := buffers.WriteTo(w)
+			n, err := writeVector(w, &buffers)
 			total += n
 			s.held.skip(&s.m.memory, int(n))
 			s.mu.Lock()
@@ -144,6 +144,19 @@ func (s *Stream) WriteTo(w io.Writer) (total int64, err error) {
 			}
 		}
 	}
+}
+
+// vectorWriter is a writer that takes many buffers at once, and what it has written
+// from them, as net.Buffers.WriteTo does.
+type vectorWriter interface {
+	WriteVector(v *net.Buffers) (int64, error)
+}
+
+func writeVector(w io.Writer, v *net.Buffers) (int64, error) {
+	if to, ok := w.(vectorWriter); ok {
+		return to.WriteVector(v)
+	}
+	return v.WriteTo(w)
 }
 
 // fetch makes sure that held has bytes, if there are any, waiting for them when
