@@ -213,9 +213,7 @@ func (c *client) ask(ctx context.Context, k *carried) error {
 	if err != nil {
 		if ctx.Err() == nil {
 			c.proof.fail(fmt.Errorf("the exit does not answer: %w", err))
-			select {
-			case <-k.client.Done(): // it was the session that has ended
-			default:
+			if bounded.Err() != nil { // else it was the session that has ended
 				c.proof.shun(exit)
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"cuttle/relay/circuit"
@@ -51,7 +52,11 @@ func (o *onward) avoiding(w circuit.Want) circuit.Want {
 	if o.silent != nil {
 		w.Not = append(w.Not, o.silent()...)
 	}
-	w.Not = append(w.Not, o.mute.exits(w.Key)...)
+	for _, exit := range o.mute.exits(w.Key) {
+		if !slices.Contains(w.Not, exit) {
+			w.Not = append(w.Not, exit)
+		}
+	}
 	if len(w.Not) > 0 && o.other(w) != nil {
 		w.Not = nil
 	}
