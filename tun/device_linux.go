@@ -6,7 +6,6 @@ import (
 	"os"
 	"sync"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 	wgtun "golang.zx2c4.com/wireguard/tun"
@@ -157,7 +156,7 @@ func (b *batch) fill(fd int) bool {
 	for b.n < len(b.ps) {
 		p := &b.ps[b.n]
 		p.Data = p.Data[:cap(p.Data)]
-		b.iov = [2]unix.Iovec{piece(b.hdr[:]), piece(p.Data)}
+		b.iov = [2]unix.Iovec{nowait.Piece(b.hdr[:]), nowait.Piece(p.Data)}
 		n, err := nowait.Readv(fd, b.iov[:])
 		switch {
 		case errors.Is(err, unix.EAGAIN):
@@ -194,9 +193,9 @@ func (d *native) Write(vs []Vector) (int, error) {
 	var failed error
 	for i := range vs {
 		putHeader(&s.hdr, vs[i].Offload)
-		s.iov = append(s.iov[:0], piece(s.hdr[:]))
+		s.iov = append(s.iov[:0], nowait.Piece(s.hdr[:]))
 		for _, p := range vs[i].Pieces {
-			s.iov = append(s.iov, piece(p))
+			s.iov = append(s.iov, nowait.Piece(p))
 		}
 		switch _, err := nowait.Writev(d.fd, s.iov); {
 		case err == nil:
@@ -211,13 +210,6 @@ func (d *native) Write(vs []Vector) (int, error) {
 		return 0, fmt.Errorf("write tun device: %w", failed)
 	}
 	return taken, nil
-}
-
-// piece is one part of a packet for the kernel.
-func piece(p []byte) unix.Iovec {
-	v := unix.Iovec{Base: unsafe.SliceData(p)}
-	v.SetLen(len(p))
-	return v
 }
 
 // Close implements Device.

@@ -13,36 +13,37 @@ import (
 )
 
 // Read is read(2).
-func Read(fd int, p []byte) (int, error) { return call(unix.SYS_READ, fd, p) }
+func Read(fd int, p []byte) (int, error) {
+	return call(unix.SYS_READ, fd, unsafe.Pointer(unsafe.SliceData(p)), len(p))
+}
 
-// Readv is readv(2); v is not empty.
-func Readv(fd int, v []unix.Iovec) (int, error) { return callv(unix.SYS_READV, fd, v) }
+// Readv is readv(2).
+func Readv(fd int, v []unix.Iovec) (int, error) {
+	return call(unix.SYS_READV, fd, unsafe.Pointer(unsafe.SliceData(v)), len(v))
+}
 
-// Writev is writev(2); v is not empty.
-func Writev(fd int, v []unix.Iovec) (int, error) { return callv(unix.SYS_WRITEV, fd, v) }
+// Writev is writev(2).
+func Writev(fd int, v []unix.Iovec) (int, error) {
+	return call(unix.SYS_WRITEV, fd, unsafe.Pointer(unsafe.SliceData(v)), len(v))
+}
 
-func call(trap uintptr, fd int, p []byte) (int, error) {
-	if len(p) == 0 {
+// Piece is p for Readv and Writev.
+func Piece(p []byte) unix.Iovec {
+	v := unix.Iovec{Base: unsafe.SliceData(p)}
+	v.SetLen(len(p))
+	return v
+}
+
+// call is a system call on n elements at p.
+func call(trap uintptr, fd int, p unsafe.Pointer, n int) (int, error) {
+	if n == 0 {
 		return 0, nil
 	}
 	for {
-		n, _, e := unix.RawSyscall(trap, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+		got, _, e := unix.RawSyscall(trap, uintptr(fd), uintptr(p), uintptr(n))
 		switch e {
 		case 0:
-			return int(n), nil
-		case unix.EINTR:
-		default:
-			return 0, e
-		}
-	}
-}
-
-func callv(trap uintptr, fd int, v []unix.Iovec) (int, error) {
-	for {
-		n, _, e := unix.RawSyscall(trap, uintptr(fd), uintptr(unsafe.Pointer(&v[0])), uintptr(len(v)))
-		switch e {
-		case 0:
-			return int(n), nil
+			return int(got), nil
 		case unix.EINTR:
 		default:
 			return 0, e
@@ -86,7 +87,7 @@ func Wrap(c net.Conn) net.Conn {
 
 // try makes the call once; false means that the socket is not ready for it.
 func (h *half) try(trap, fd uintptr) bool {
-	h.n, h.err = call(trap, int(fd), h.p)
+	h.n, h.err = call(trap, int(fd), unsafe.Pointer(unsafe.SliceData(h.p)), len(h.p))
 	return !errors.Is(h.err, unix.EAGAIN)
 }
 

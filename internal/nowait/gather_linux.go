@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,9 +45,7 @@ func (g *Gather) Write(buffers *net.Buffers) (total int64, err error) {
 				break
 			}
 			if len(p) > 0 {
-				v := unix.Iovec{Base: unsafe.SliceData(p)}
-				v.SetLen(len(p))
-				g.iov = append(g.iov, v)
+				g.iov = append(g.iov, Piece(p))
 			}
 		}
 		if len(g.iov) == 0 {
