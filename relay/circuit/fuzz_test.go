@@ -86,10 +86,11 @@ func (n *fuzzNet) join(f *testing.F, self, relay *testNode) *link.Link {
 	return l
 }
 
-// Create makes the next hop: it takes every circuit and answers when told.
+// Create makes the next hop: it takes every circuit and answers when told. The lane
+// comes last, so that who has it finds the message, and finish leaves none behind.
 func (n *fuzzNet) Create(lane *link.Lane, msg1 []byte) {
-	n.lanes <- lane
 	n.asked <- bytes.Clone(msg1)
+	n.lanes <- lane
 }
 
 // serve makes the relay an exit that refuses packets that begin with 'B'.
