@@ -9,12 +9,14 @@ import (
 // Tunables of flight. Packets, since each takes a cell of the path whatever its size.
 const (
 	leastFlight = 2 * ackPackets                   // what the peer's acknowledgements need to keep a sender going
-	mostFlight  = wire.Number(16 << 20 / slotSize) // more than Config.Window can keep
+	mostFlight  = wire.Number(32 << 20 / slotSize) // more than Config.Window can keep
 	startFlight = 2 * leastFlight                  // before anything is known of the path
+	startGrowth = 1.25                             // the bound doubles as long as more is delivered than the best so far, by this much,
+	startTrips  = 3                                // and until so many trips in a row deliver no more
 	queueTrips  = 3                                // a packet may wait for so many times the least trip,
 	leastAge    = 10 * time.Second                 // a least trip that was not seen for as long is measured again
 	drainTrips  = 2                                // for so many trips, with a queue that should be empty:
-	drainShare  = 0.75                             // so much under way of what the path holds without one
+	drainShare  = 0.5                              // so much under way of what the path holds without one
 )
 
 // Or for as long, whichever is more: nodes need to have work whenever they get a
@@ -30,7 +32,8 @@ const (
 // makes of it: when packets take much longer than the least trip, there is a queue
 // somewhere on the path, and less is sent; when they take less and the bound is
 // what held us up, more. (Losses on links that are far make trips of several times
-// the least, and are no queue.) (Brakmo and Peterson: TCP Vegas,
+// the least, and are no queue. So a new path is filled as BBR fills one: what tells
+// that it is full is that a larger bound delivers no more.) (Brakmo and Peterson: TCP Vegas,
 // 1995, in the form of Wei, Jin, Low and Hegde: FAST TCP, 2006; the least trip is
 // found again as BBR does, by letting the queue run empty now and then.)
 //
@@ -50,6 +53,8 @@ type flight struct {
 	least   time.Duration // the least trip; 0: none yet
 	leastAt time.Time     // when it was last seen, about
 	full    wire.Number   // the bound before it began to fall
+	best    float64       // packets a second delivered at most while a new path is filled
+	same    int           // trips in a row that delivered no more; startTrips: it is full
 	drain   int           // trips to come with an empty queue
 	empty   wire.Number   // the bound while there is to be none
 	fresh   time.Duration // the least of those
@@ -107,6 +112,9 @@ func (f *flight) acknowledged(next wire.Number, now time.Time) bool {
 		f.empty = max(leastFlight, wire.Number(under*drainShare*float64(f.least)/float64(max(trip, f.least+f.queue))))
 		return true
 	}
+	if f.same < startTrips && f.fill(under/trip.Seconds(), float64(trip) < f.allowed()) {
+		return true
+	}
 	target := min(2*f.limit, wire.Number(under*min(1+queueTrips, f.allowed()/float64(trip))))
 	if target < f.limit {
 		target = (f.limit + target) / 2 // one late packet is no queue
@@ -114,5 +122,22 @@ func (f *flight) acknowledged(next wire.Number, now time.Time) bool {
 		f.full = target
 	}
 	f.limit = min(max(target, leastFlight), mostFlight)
+	return true
+}
+
+// fill takes what a trip delivered, in packets a second, while a new path is being
+// filled; false: it is full, for the trip is longer than may be.
+func (f *flight) fill(rate float64, short bool) bool {
+	if !short {
+		f.same = startTrips
+		return false
+	}
+	if rate > f.best*startGrowth {
+		f.best, f.same = rate, 0
+		f.limit = min(2*f.limit, mostFlight)
+	} else {
+		f.same++
+	}
+	f.full = f.limit
 	return true
 }

@@ -19,6 +19,7 @@ type path struct {
 	sent    []time.Time // when each packet's acknowledgement arrives
 	acked   int
 	longest time.Duration // of the waits since the last look
+	repair  time.Duration // a loss on the way delays everything by as much, again and again
 }
 
 func newPath(trip time.Duration, rate float64) *path {
@@ -40,7 +41,7 @@ func (p *path) run(d time.Duration) {
 			}
 			p.free = p.free.Add(time.Duration(float64(time.Second) / p.rate))
 			p.longest = max(p.longest, p.free.Sub(p.now))
-			p.sent = append(p.sent, p.free.Add(p.trip))
+			p.sent = append(p.sent, p.free.Add(p.trip+p.repair))
 		}
 		p.f.reached = true
 		next := min(p.acked+ackPackets, len(p.sent)) // acknowledged in groups, as a peer does
@@ -108,6 +109,18 @@ func TestFlightRamp(t *testing.T) {
 	}
 	if _, got := p.look(3 * leastAge); got < 0.97*p.rate {
 		t.Errorf("%.0f packets/s of %.0f in the long run", got, p.rate)
+	}
+}
+
+// TestFlightRampWithLosses: on a path whose trips are two and a half of the least, since
+// something on the way is always being repaired, the bound doubles all the same.
+func TestFlightRampWithLosses(t *testing.T) {
+	p := newPath(150*time.Millisecond, 20000)
+	p.run(p.trip) // the least trip is seen once
+	p.repair = p.trip * 3 / 2
+	p.run(8 * (p.trip + p.repair))
+	if _, got := p.look(time.Second); got < 0.9*p.rate {
+		t.Errorf("%.0f packets/s of %.0f after eight trips", got, p.rate)
 	}
 }
 
