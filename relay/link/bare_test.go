@@ -216,7 +216,7 @@ func TestWindowFollowsBandwidth(t *testing.T) {
 		most     int64
 		maxCells int // Config.MaxWindow
 	}{
-		"fast receiver reaches the maximum":              {1 << 20, 1 << 20, 4096, 4096, 0},
+		"fast receiver reaches the maximum":              {1 << 20, 1 << 20, defaultMaxWindow, defaultMaxWindow, 0},
 		"another maximum":                                {1 << 20, 1 << 20, 1000, 1000, 1000},
 		"slow receiver keeps the first window":           {30, 1 << 20, wire.InitialCredit, wire.InitialCredit, 0},
 		"medium receiver stops near twice what it takes": {300, 1 << 20, 300, 1200, 0},

@@ -10,8 +10,8 @@ import (
 // Tunables of the receive windows. The initial window is the protocol's
 // (wire.InitialCredit).
 const (
-	defaultMaxWindow = 4096 // cells
-	grantFraction    = 4    // a grant is announced when 1/4 of the window is due
+	defaultMaxWindow = 16384 // cells: half a second of 300 Mbit/s
+	grantFraction    = 4     // a grant is announced when 1/4 of the window is due
 	minTuneRTT       = 250 * time.Microsecond
 	tuneTrips        = 8
 )

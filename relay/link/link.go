@@ -88,7 +88,7 @@ type Config struct {
 	// Budget is shared by all links of a node; nil: one of its own for each link.
 	Budget *Budget
 
-	MaxWindow int // cells granted at most per lane; 0: 4096
+	MaxWindow int // cells granted at most per lane; 0: 16384
 	MaxLanes  int // circuits of the neighbor's, and of ours, at most; 0: 8192
 }
 

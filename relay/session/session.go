@@ -147,7 +147,7 @@ type Config struct {
 	Opens     int     // streams whose destination is being connected (exit); 128
 	Queries   int     // DNS queries at a time; 64
 
-	Window   int           // bytes of packets kept until they are acknowledged; 8 MiB, at least wire.LeastWindow
+	Window   int           // bytes of packets kept until they are acknowledged; 16 MiB, at least wire.LeastWindow
 	Resume   time.Duration // a session without a carrier ends after; 60 s
 	Attaches int           // carriers that a client attaches to after the first, per hour; 30
 
@@ -168,7 +168,7 @@ func (c Config) withDefaults() Config {
 	number(&c.Streams, 1024)
 	number(&c.Opens, 128)
 	number(&c.Queries, 64)
-	number(&c.Window, 8<<20)
+	number(&c.Window, 16<<20)
 	number(&c.Attaches, 30)
 	duration := func(v *time.Duration, otherwise time.Duration) {
 		if *v <= 0 {
