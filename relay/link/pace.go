@@ -12,17 +12,24 @@ const (
 	paceSpan   = 2 * time.Second        // sent in so much time or eight round trips: who sends less does not lose by its rate
 	paceLosses = 20                     // one segment of so many sent again is heavy loss
 	paceStep   = 16                     // the bound begins by one part of so many below what was measured, and grows by as much each look
-	paceTries  = 3                      // looks in a row that losses may last although the rate is bounded
+	paceTries  = 3                      // looks in a row that losses may last although the rate is bounded, or BBR be far below what it knew
 )
 
-// pacer bounds how fast the kernel sends on a link's connection while BBR is in
-// its startup, where it sends up to 2.9 times what it has measured, and loses what
+// pacer helps BBR, which keeps a far link with losses fast, where it measures wrongly.
+//
+// It bounds how fast the kernel sends on a link's connection while BBR is in its startup, where it sends up to 2.9 times what it has measured, and loses what
 // the path's queue does not hold. It leaves the startup only after round trips in
 // which there was always more to send; a relay has as much to send as the link
 // before brings, so there are none. BBR's successors leave it when they lose much
 // (Cardwell et al.: BBRv2, IETF 104, 2019); so does pacer: it lets BBR send
 // somewhat less than it has measured, then slowly more again, until it loses
-// again. The writer's alone.
+// again.
+//
+// And it has BBR measure anew when there is more to send than it lets through, at
+// much less than this connection has delivered before: a loss while a relay has
+// little to send makes the window small, what the window lets through becomes the
+// measure, and that grows by a quarter in eight trips only. (Compare Kuhn et al.:
+// Careful Resume, draft-ietf-tsvwg-careful-resume.) The writer's alone.
 type pacer struct {
 	socket      syscall.RawConn // nil: there is nothing to bound
 	next        time.Duration   // when to look again, on the link's clock
@@ -31,6 +38,10 @@ type pacer struct {
 	since       time.Duration   // when that was
 	bound       uint64          // bytes a second; 0: none
 	complaining int             // looks in a row with heavy loss
+
+	best uint64 // bytes a second that have been delivered at most
+	held int    // looks in a row at which much less than best held up what there was to send
+	anew bool   // BBR has been told to measure anew, and has not come near best since
 }
 
 // sending is what the kernel tells of a connection under BBR.
@@ -39,6 +50,7 @@ type sending struct {
 	rate               uint64        // bytes a second that have been delivered at most, lately
 	trip               time.Duration // smoothed
 	startup            bool
+	held               bool // there is more to send than it lets through
 }
 
 // look sees to the bound now and then.
@@ -54,6 +66,9 @@ func (p *pacer) look(now time.Duration) {
 	p.next = now + max(paceLook, 2*s.trip)
 	if before := p.bound; p.judge(s, now) != before {
 		boundSending(p.socket, p.bound)
+	}
+	if p.forgotten(s) {
+		restartSending(p.socket)
 	}
 }
 
@@ -80,4 +95,28 @@ func (p *pacer) judge(s sending, now time.Duration) uint64 {
 		}
 	}
 	return p.bound
+}
+
+// forgotten tells whether BBR should measure anew. If it has just done so, it is the
+// path that has become slower.
+func (p *pacer) forgotten(s sending) bool {
+	p.best = max(p.best, s.rate)
+	switch near := s.rate > p.best/3*2; {
+	case near:
+		p.held, p.anew = 0, false
+	case s.startup || !s.held:
+		p.held = 0
+	default:
+		p.held++
+	}
+	if p.held < paceTries {
+		return false
+	}
+	p.held = 0
+	if p.anew {
+		p.best, p.anew = s.rate, false
+		return false
+	}
+	p.anew = true
+	return true
 }

@@ -8,14 +8,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// startupGain is the least pacing gain (of 256) that only the startup has.
-const startupGain = 2 * 256
+const (
+	bbr = "bbr"
+
+	startupGain = 2 * 256 // the least pacing gain (of 256) that only the startup has
+
+	// sendBuffer is how much of what was sent the kernel may keep, in bytes; it takes
+	// twice as much for its own needs. What came behind a loss is kept until that is
+	// repaired: of a fast link that is far, more than the kernel's usual limit of 4 MB.
+	sendBuffer = 8 << 20
+)
+
+// setSystemOptions has the kernel send by BBR, whose rate does not fall with every
+// loss, and keep enough for it. Best effort: the kernel may have no BBR, and not
+// let us have so much.
+func setSystemOptions(fd int) {
+	_ = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, bbr)
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer)
+}
 
 // readSending asks the kernel; false if the connection is not under BBR.
 func readSending(socket syscall.RawConn) (s sending, ok bool) {
 	err := socket.Control(func(fd uintptr) {
 		name, err := unix.GetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION)
-		if err != nil || name != "bbr" {
+		if err != nil || name != bbr {
 			return
 		}
 		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
@@ -29,6 +45,7 @@ func readSending(socket syscall.RawConn) (s sending, ok bool) {
 		s = sending{
 			segments: info.Data_segs_out, repeated: info.Total_retrans,
 			rate: uint64(b.Bw_hi)<<32 | uint64(b.Bw_lo), trip: time.Duration(info.Rtt) * time.Microsecond, startup: b.Pacing_gain > startupGain,
+			held: info.Notsent_bytes >= notSentLowat/2, // less would have woken the writer
 		}
 		ok = true
 	})
@@ -43,5 +60,13 @@ func boundSending(socket syscall.RawConn, rate uint64) {
 	}
 	_ = socket.Control(func(fd uintptr) {
 		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, int(uint32(rate)))
+	})
+}
+
+// restartSending has BBR begin with its startup again: it is put in anew.
+func restartSending(socket syscall.RawConn) {
+	_ = socket.Control(func(fd uintptr) {
+		_ = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno") // every kernel has it
+		_ = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, bbr)
 	})
 }

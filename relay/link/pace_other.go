@@ -8,3 +8,7 @@ import "syscall"
 func readSending(syscall.RawConn) (s sending, ok bool) { return s, false }
 
 func boundSending(syscall.RawConn, uint64) {}
+
+func restartSending(syscall.RawConn) {}
+
+func setSystemOptions(int) {}

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -129,5 +130,36 @@ func TestPacerLeavesTheThin(t *testing.T) {
 		if p.judge(n.s, n.now); p.bound != 0 && i > 30 {
 			t.Fatalf("bound to %d bytes a second after %d looks", p.bound, i)
 		}
+	}
+}
+
+// TestPacerRemembers: a rate far below the best that holds up what there is to send
+// is measured anew, once; when that does not help, the path is believed.
+func TestPacerRemembers(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		looks []sending // after one at 9 MB a second
+		anew  int
+	}{
+		{"held up", []sending{{rate: 2e6, held: true}, {rate: 2e6, held: true}, {rate: 2e6, held: true}}, 1},
+		{"nothing more to send", []sending{{rate: 2e6}, {rate: 2e6}, {rate: 2e6}, {rate: 2e6}}, 0},
+		{"now and then", []sending{{rate: 2e6, held: true}, {rate: 2e6, held: true}, {rate: 2e6}, {rate: 2e6, held: true}, {rate: 2e6, held: true}}, 0},
+		{"near the best", []sending{{rate: 7e6, held: true}, {rate: 7e6, held: true}, {rate: 7e6, held: true}, {rate: 7e6, held: true}}, 0},
+		{"measuring", []sending{{rate: 2e6, held: true, startup: true}, {rate: 2e6, held: true, startup: true}, {rate: 2e6, held: true, startup: true}}, 0},
+		{"slower path", slices.Repeat([]sending{{rate: 2e6, held: true}}, 50), 1},
+		{"again and again", slices.Repeat([]sending{{rate: 2e6, held: true}, {rate: 2e6, held: true}, {rate: 2e6, held: true}, {rate: 9e6, held: true}}, 5), 5},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var p pacer
+			anew := 0
+			for _, s := range append([]sending{{rate: 9e6, held: true}}, tt.looks...) {
+				if p.forgotten(s) {
+					anew++
+				}
+			}
+			if anew != tt.anew {
+				t.Errorf("measured anew %d times, want %d", anew, tt.anew)
+			}
+		})
 	}
 }

@@ -11,4 +11,5 @@ const notSentLowat = 128 << 10
 func setSocketOptions(fd uintptr) {
 	_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSentLowat)
+	setSystemOptions(int(fd))
 }
