@@ -36,7 +36,7 @@ const usage = `cuttle-lab builds a whole Cuttle network on this machine. It need
   cuttle-lab soak --billing [--vouchers] [--day 2m] [--rpc-fail 50]   likewise on a chain, and compare wallets with ledgers
   cuttle-lab bench [--quick] [--links|--allowed] [--into FILE]   measure; prints tables in Markdown, or puts them into a document
   cuttle-lab bench --peers bin/peers [--rows A,B] [--slow]   measure Cuttle and other VPNs side by side (make peers)
-  cuttle-lab bench --profile DIR [--mask plain] [--quick]   CPU profiles (pprof) of every daemon during 8 downloads
+  cuttle-lab bench --profile DIR [--up] [--mask plain] [--quick]   CPU profiles (pprof) of every daemon during 8 downloads, or uploads
 
 Every verb takes --state DIR (default /run/cuttle-lab). bin/ of cuttled and cuttle-lab-chain: beside cuttle-lab, or --bin DIR.
 `

@@ -121,6 +121,7 @@ func runBench(ctx context.Context, c *cli) error {
 	links := c.flags.Bool("links", false, "measure the emulated links themselves instead")
 	allowed := c.flags.Bool("allowed", false, "what 8 downloads make of several rates and delays of links, instead")
 	profile := c.flags.String("profile", "", "folder for CPU profiles of every daemon during 8 downloads, instead")
+	up := c.flags.Bool("up", false, "with --profile: during 8 uploads")
 	peers := c.flags.String("peers", "", "folder of other VPNs to measure beside Cuttle, instead")
 	rows := c.flags.String("rows", "", "which rows of --peers, with commas between")
 	slow := c.flags.Bool("slow", false, "with the rows of --peers that take minutes")
@@ -145,7 +146,11 @@ func runBench(ctx context.Context, c *cli) error {
 	case *allowed:
 		return bench.Allowed(ctx, cfg)
 	case *profile != "":
-		return bench.Profile(ctx, cfg, *profile)
+		mode := "download"
+		if *up {
+			mode = "upload"
+		}
+		return bench.Profile(ctx, cfg, mode, *profile)
 	case *peers != "":
 		var err error
 		if cfg.Peers, err = filepath.Abs(*peers); err != nil {

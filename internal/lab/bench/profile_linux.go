@@ -13,9 +13,9 @@ import (
 )
 
 // Profile writes a CPU profile of every daemon of the lab that the options
-// describe to folder/NODE.pprof. Nearly all samples are of the download of 8
-// flows: a daemon that waits uses no CPU.
-func Profile(ctx context.Context, c Config, folder string) error {
+// describe to folder/NODE.pprof. Nearly all samples are of 8 flows, that are
+// downloads or uploads by mode: a daemon that waits uses no CPU.
+func Profile(ctx context.Context, c Config, mode, folder string) error {
 	folder, err := filepath.Abs(folder)
 	if err != nil {
 		return err
@@ -33,7 +33,7 @@ func Profile(ctx context.Context, c Config, folder string) error {
 		}
 	}
 	c.Options.Profile = folder
-	if err := profiled(ctx, c); err != nil {
+	if err := profiled(ctx, c, mode); err != nil {
 		return err
 	}
 	files, err := profiles(folder)
@@ -53,7 +53,7 @@ func profiles(folder string) ([]string, error) {
 
 // profiled builds the lab, loads it and ends it, at which the profiles are
 // written.
-func profiled(ctx context.Context, c Config) (err error) {
+func profiled(ctx context.Context, c Config, mode string) (err error) {
 	o := c.Options
 	l, err := lab.Build(ctx, o, func(string) {})
 	if err != nil {
@@ -76,13 +76,13 @@ func profiled(ctx context.Context, c Config) (err error) {
 		window = 2 * time.Second
 	}
 	before := l.Usages()
-	got, own, err := l.Load(ctx, client, "download", load.Config{URL: server(l), Flows: 8, Warmup: time.Second, Window: window})
+	got, own, err := l.Load(ctx, client, mode, load.Config{URL: server(l), Flows: 8, Warmup: time.Second, Window: window})
 	if err != nil {
 		return err
 	}
 	after := l.Usages()
 	all, daemons := perGigabyte(before, after, own, got.Total)
-	fmt.Fprintf(os.Stdout, "%d hops, %s, %s: 8 flows down %.2f Gbit/s, CPU %.2f s/GB, daemons %.2f\n\n| process | CPU s/GB |\n|---|---|\n", o.Hops, o.Mask, describe(o.Shape), got.Gbits(), all, daemons)
+	fmt.Fprintf(os.Stdout, "%d hops, %s, %s: 8 flows, %s, %.2f Gbit/s, CPU %.2f s/GB, daemons %.2f\n\n| process | CPU s/GB |\n|---|---|\n", o.Hops, o.Mask, describe(o.Shape), mode, got.Gbits(), all, daemons)
 	for _, n := range l.Plan().Nodes {
 		if used := (after[n.Name].CPU - before[n.Name].CPU).Seconds(); used > 0 {
 			fmt.Fprintf(os.Stdout, "| %s | %.2f |\n", n.Name, used/(float64(got.Total)/1e9))
