@@ -24,7 +24,7 @@ func upCommand(a *app) *cobra.Command {
 		return up(a, c, wait, o)
 	}}
 	pathFlags(c, &o)
-	c.Flags().BoolVar(&wait, "wait", false, "wait up to a minute until traffic is carried")
+	c.Flags().BoolVar(&wait, "wait", false, "wait up to a minute until traffic is carried, or until it is clear that no exit fits")
 	return c
 }
 
@@ -66,7 +66,8 @@ func up(a *app, c *cobra.Command, wait bool, o control.UpOptions) error {
 	})
 }
 
-// awaitUp waits until the state is up, and tells what it waits for.
+// awaitUp waits until the state is up, and tells what it waits for. What stays is
+// waited for no longer, once the machine is captured.
 func (a *app) awaitUp(ctx context.Context, d *control.Client) (control.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, waitTimeout)
 	defer cancel()
@@ -84,6 +85,13 @@ func (a *app) awaitUp(ctx context.Context, d *control.Client) (control.Status, e
 		}
 		if last = st; st.State == control.StateUp {
 			return st, nil
+		}
+		if st.State == control.StateConnecting {
+			for _, p := range st.Problems {
+				if p.Stays {
+					return st, &control.Error{Text: "this machine is captured, and nothing is carried: " + p.Text, Hint: p.Hint}
+				}
+			}
 		}
 		if now := waitingWords(st); now != told && time.Since(began) > slow {
 			fmt.Fprintln(a.errOut, now)

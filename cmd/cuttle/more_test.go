@@ -96,6 +96,33 @@ func TestUpWaitTellsWhatItWaitsFor(t *testing.T) {
 	}
 }
 
+// TestUpWaitEndsEarly: what stays ends the wait with an error, but only once the
+// machine is captured.
+func TestUpWaitEndsEarly(t *testing.T) {
+	p := control.Problem{Text: "no exit matches: wanted ZZ", Hint: "there are exits in SE"}
+	connecting := control.Status{State: control.StateConnecting, Roles: []string{"client"}, Problems: []control.Problem{p}}
+	if code, out, errOut := cuttle(t, serve(t, &daemon{status: connecting, asked: 4}), "up", "--wait", "--exit", "ZZ"); code != exitOK || !strings.HasPrefix(out, "Up:") {
+		t.Errorf("a problem that may end: got %d, %q, %q; want it waited for", code, out, errOut)
+	}
+	p.Stays = true
+	connecting.Problems = []control.Problem{{Text: "no gas", Area: control.AreaMoney}, p}
+	for _, args := range [][]string{{"up", "--wait", "--exit", "ZZ"}, {"up", "--wait", "--json"}} {
+		d := &daemon{status: connecting, asked: 100}
+		code, out, errOut := cuttle(t, serve(t, d), args...)
+		d.mu.Lock()
+		looks := 100 - d.asked - 1 // the answer to up has the state, too
+		d.mu.Unlock()
+		if code != exitError || out != "" || !strings.Contains(errOut, "this machine is captured") || !strings.Contains(errOut, "no exit matches: wanted ZZ\n  there are exits in SE\n") || looks != 1 {
+			t.Errorf("%q: got %d, %q, %q after %d looks; want the problem after one", args, code, out, errOut, looks)
+		}
+	}
+	off := connecting
+	off.State = control.StateOff
+	if code, out, errOut := cuttle(t, serve(t, &daemon{status: off, asked: 4}), "up", "--wait", "--exit", "ZZ"); code != exitOK || !strings.HasPrefix(out, "Up:") {
+		t.Errorf("before the machine is captured: got %d, %q, %q; want it waited for", code, out, errOut)
+	}
+}
+
 func TestConfigVerbs(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "c.toml")
 	if err := os.WriteFile(file, config.Default(), 0o600); err != nil {

@@ -21,6 +21,8 @@ type Problem struct {
 	Text string `json:"text"`           // "not enough gas on the consuming wallet"
 	Hint string `json:"hint"`           // what to do: "send 0.01 ETH to 0x... on chain 1337"
 	Area string `json:"area,omitempty"` // AreaMoney; "": this machine's traffic
+	// Stays says that waiting does not end it: somebody has to choose otherwise.
+	Stays bool `json:"stays,omitempty"`
 }
 
 // AreaMoney is the area of problems with payments, which by themselves keep no

@@ -47,7 +47,11 @@ func (n *Node) Status() control.Status {
 		}
 	}
 	if problem != nil {
-		s.Problems = append(s.Problems, control.Problem{Text: obfs.Scrub(problem).Error(), Hint: hint(state)})
+		p := control.Problem{Text: obfs.Scrub(problem).Error(), Hint: hint(state)}
+		if state == control.StateConnecting && n.client.unmet(problem) {
+			p.Hint, p.Stays = n.client.instead(), true
+		}
+		s.Problems = append(s.Problems, p)
 	}
 	s.Problems = append(append(s.Problems, n.moneyProblems(problem)...), n.client.deviceProblems(state)...)
 	return s

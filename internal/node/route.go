@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	"cuttle/internal/control"
 	"cuttle/relay/circuit"
@@ -81,6 +83,44 @@ func (c *client) chooseElse(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Re
 func (c *client) other(w circuit.Want) error {
 	_, err := c.chooseFor(w, nil)
 	return err
+}
+
+// unmet tells whether no circuit can come of waiting: the pool has found no exit that
+// is wanted, and that is still so with all that the map, which is read at the start,
+// has. Without a link it is not said: until there is one the clock may be wrong, by
+// which records are valid.
+func (c *client) unmet(problem error) bool {
+	return errors.Is(problem, netmap.ErrNoExit) && errors.Is(c.other(circuit.Want{}), netmap.ErrNoExit)
+}
+
+// countriesMost bounds the countries that one hint names.
+const countriesMost = 20
+
+// instead is the hint for wishes that no exit fits: which exits there are.
+func (c *client) instead() string {
+	var names []string
+	some, now := false, time.Now()
+	for _, rec := range c.mapped.Records() {
+		if rec.Roles&netmap.Exit == 0 || rec.ID == c.self || rec.ValidAt(now) != nil {
+			continue
+		}
+		some = true
+		if rec.Country != "" && !slices.Contains(names, rec.Country) {
+			names = append(names, rec.Country)
+		}
+	}
+	if !some {
+		return "the map of this node (node.map) has no exit that is valid now"
+	}
+	slices.Sort(names)
+	where := "that name no country"
+	if len(names) > 0 {
+		where = "in " + strings.Join(names[:min(len(names), countriesMost)], ", ")
+	}
+	if len(names) > countriesMost {
+		where += " and others"
+	}
+	return "there are exits " + where + ": `cuttle exits` lists them, `cuttle up --exit any` takes any"
 }
 
 // UpWith captures this machine's traffic over paths as the options say.
