@@ -15,8 +15,8 @@ func (w *purse) resumeCommand() *cobra.Command {
 		Use: "resume", Short: "send again from the consuming wallet, after another program has used it",
 		Long: "When another program has used a number (nonce) that a payment of ours had, nothing more is sent from the consuming wallet.\n" +
 			"This shows what was lost, and lets the wallet send again: each payment is a debt again and is paid under a new number, and\n" +
-			"what channels need is done anew. It refuses while the chain does not show that somebody else has used the numbers, or while\n" +
-			"transactions of others wait there. Stop the other program first: two with one wallet do this to each other again and again.",
+			"what channels need is done anew. It refuses while the chain does not show that somebody else has used the numbers, while\n" +
+			"transactions of others wait there, and when more or less was lost since it was shown. Stop the other program first: two with one wallet do this to each other again and again.",
 		RunE: func(c *cobra.Command, _ []string) error { return w.a.resume(c, yes) },
 	}
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
@@ -32,27 +32,26 @@ func (a *app) resume(c *cobra.Command, yes bool) error {
 	if err != nil {
 		return err
 	}
-	if len(lost) > 0 { // else the daemon says that there is nothing to resume
+	if len(lost.Taken) > 0 { // else the daemon says that there is nothing to resume
 		p := &page{}
-		p.taken(lost)
+		p.taken(lost.Taken)
 		fmt.Fprint(a.errOut, p.String())
 		if err := a.confirmed(c.Context(), "What is listed was never paid by this node, and is paid again. Nothing else uses the wallet now.", yes); err != nil {
 			return err
 		}
 	}
-	_, err = answer(a, c, func(ctx context.Context, d *control.Client) (control.Done, error) { return d.Resume(ctx) },
+	_, err = answer(a, c, func(ctx context.Context, d *control.Client) (control.Done, error) { return d.Resume(ctx, lost.Digest) },
 		func(p *page, _ control.Done) {
 			p.line("The wallet sends again; cuttle ledger shows what is on its way.")
 		})
 	return err
 }
 
-func (a *app) taken(ctx context.Context, d *control.Client) ([]control.Taken, error) {
+func (a *app) taken(ctx context.Context, d *control.Client) (control.TakenAll, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	defer a.waitFor("cuttled answers")()
-	all, err := d.Taken(ctx)
-	return all.Taken, err
+	return d.Taken(ctx)
 }
 
 func (p *page) taken(all []control.Taken) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,10 +14,13 @@ import (
 func (d *daemon) Balances(context.Context) (control.Balances, error) {
 	return control.Balances{}, d.fail
 }
-func (d *daemon) Taken(context.Context) ([]control.Taken, error) { return d.taken, nil }
-func (d *daemon) Resume(context.Context) error                   { return d.name("resume") }
+func (d *daemon) Taken(context.Context) ([]control.Taken, string, error) {
+	return d.taken, fmt.Sprintf("%d lost", len(d.taken)), nil
+}
+func (d *daemon) Resume(_ context.Context, digest string) error { return d.name("resume " + digest) }
 
-// TestResume: what was lost is shown, and the daemon is asked after a yes.
+// TestResume: what was lost is shown, and the daemon is asked after a yes, and told
+// what was shown.
 func TestResume(t *testing.T) {
 	d := example()
 	lost := []control.Taken{{Nonce: 41, Tx: "0x1", Payee: "0xabc", Amount: "0.25"}, {Nonce: 42, Tx: "0x2", Payee: "0xdef", Amount: "0.1", Call: true}}
@@ -41,7 +45,7 @@ func TestResume(t *testing.T) {
 		code, out, shown := said(t, c.in, append([]string{"-s", socket, "wallet", "resume"}, c.args...)...)
 		var want []string
 		if c.asks {
-			want = []string{"resume"}
+			want = []string{"resume 2 lost"}
 		}
 		if code != c.code || !slices.Equal(d.named, want) {
 			t.Errorf("%q, %q: code %d, %q, %q, the daemon was asked %q; want %d, %q", c.in, c.args, code, out, shown, d.named, c.code, want)
@@ -60,6 +64,9 @@ func TestResume(t *testing.T) {
 	d.fail = &control.Error{Text: "no other program has used the wallet"}
 	if code, _, shown := said(t, "", "-s", socket, "wallet", "resume"); code != exitError || !strings.Contains(shown, "no other program") {
 		t.Errorf("with nothing to resume: code %d, %q", code, shown)
+	}
+	if last := d.named[len(d.named)-1]; last != "resume 0 lost" {
+		t.Errorf("with nothing to resume the daemon was asked %q, want that nothing was shown", last)
 	}
 	if code, _, _ := said(t, "", "-s", filepath.Join(t.TempDir(), "s"), "wallet", "resume", "--yes"); code != exitDisconnected {
 		t.Errorf("without a daemon: code %d, want %d", code, exitDisconnected)

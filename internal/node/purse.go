@@ -31,26 +31,27 @@ func (n *Node) Balances(ctx context.Context) (control.Balances, error) {
 }
 
 // Taken lists our transactions that were lost to another program.
-func (n *Node) Taken(ctx context.Context) (out []control.Taken, err error) {
+func (n *Node) Taken(ctx context.Context) (out []control.Taken, digest string, err error) {
 	if n.book == nil {
-		return nil, errNoBook()
+		return nil, "", errNoBook()
 	}
-	all, err := n.book.Taken(ctx)
+	all, digest, err := n.book.Taken(ctx)
 	if err != nil {
-		return nil, resumeError(err)
+		return nil, "", resumeError(err)
 	}
 	for _, t := range all {
 		out = append(out, control.Taken(t))
 	}
-	return out, nil
+	return out, digest, nil
 }
 
-// Resume lets the consuming wallet send again after another program has used it.
-func (n *Node) Resume(ctx context.Context) error {
+// Resume lets the consuming wallet send again after another program has used it, if
+// what was lost is what was shown.
+func (n *Node) Resume(ctx context.Context, digest string) error {
 	if n.book == nil {
 		return errNoBook()
 	}
-	return resumeError(n.book.Resume(ctx))
+	return resumeError(n.book.Resume(ctx, digest))
 }
 
 // resumeError adds what to do.
@@ -64,6 +65,8 @@ func resumeError(err error) error {
 		hint = "billing.mode and billing.consuming in its configuration say how it pays"
 	case errors.Is(err, billing.ErrNotStopped):
 		hint = "there is nothing to resume; `cuttle status` says what keeps payments waiting, if anything does"
+	case errors.Is(err, billing.ErrNotAsShown):
+		hint = "nothing was changed; `cuttle wallet resume` shows what is lost now, and asks again"
 	case errors.Is(err, evm.ErrNotAtRest):
 		hint = "stop the other program, wait some minutes and try again; what the chain gives back to this node goes on by itself"
 	}

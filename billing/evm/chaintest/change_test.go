@@ -125,8 +125,12 @@ func TestUsedElsewhere(t *testing.T) {
 	a, b, p := pair(t, c, c.url, func(s *setup) { s.dir = dir })
 	c.fund(a.wallet.Address(), ether(1), ether(1))
 	p.use(billing.WePay, 10, mega)
-	if err := a.book.Resume(context.Background()); !errors.Is(err, billing.ErrNotStopped) {
+	if err := a.book.Resume(context.Background(), ""); !errors.Is(err, billing.ErrNotStopped) {
 		t.Errorf("before anything has happened: %v, want ErrNotStopped", err)
+	}
+	_, nothing, err := a.book.Taken(context.Background())
+	if err != nil {
+		t.Fatal(err)
 	}
 	settle(t, a.book)
 	_, n, err := neighbor(a.book)
@@ -150,13 +154,19 @@ func TestUsedElsewhere(t *testing.T) {
 		t.Errorf("after the alarm something was sent: %+v, %v", n.Payments, err)
 	}
 	c.sendAt(thief, n.Payments[0].Nonce+1, 2, &self, nil, nil)
-	if lost, err := a.book.Taken(context.Background()); err != nil || len(lost) != 1 || lost[0].Nonce != n.Payments[0].Nonce || lost[0].Amount != "0.01" || lost[0].Tx != n.Payments[0].Tx || lost[0].Call {
+	lost, shown, err := a.book.Taken(context.Background())
+	if err != nil || len(lost) != 1 || lost[0].Nonce != n.Payments[0].Nonce || lost[0].Amount != "0.01" || lost[0].Tx != n.Payments[0].Tx || lost[0].Call {
 		t.Errorf("lost are %+v, %v; want the payment", lost, err)
 	}
-	if err := a.book.Resume(context.Background()); !errors.Is(err, evm.ErrNotAtRest) {
+	if err := a.book.Resume(context.Background(), shown); !errors.Is(err, evm.ErrNotAtRest) {
 		t.Errorf("while the other program goes on: %v, want ErrNotAtRest", err)
 	}
 	c.commit(5)
+	for _, other := range []string{"", nothing, shown[1:], strings.ToUpper(shown)} {
+		if err := a.book.Resume(context.Background(), other); !errors.Is(err, billing.ErrNotAsShown) {
+			t.Errorf("after something else was shown (%q): %v, want ErrNotAsShown", other, err)
+		}
+	}
 	resumed(t, a)
 	settle(t, a.book)
 	defer c.mine()()

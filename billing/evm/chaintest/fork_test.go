@@ -143,8 +143,12 @@ func TestDeepFork(t *testing.T) {
 // resumed is a human who has looked at what another program has done.
 func resumed(t *testing.T, p *party) {
 	t.Helper()
-	eventually(t, "the chain agrees", func() error { return p.book.Resume(context.Background()) })
-	if err := p.book.Resume(context.Background()); !errors.Is(err, billing.ErrNotStopped) {
+	_, shown, err := p.book.Taken(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the chain agrees", func() error { return p.book.Resume(context.Background(), shown) })
+	if err := p.book.Resume(context.Background(), shown); !errors.Is(err, billing.ErrNotStopped) {
 		t.Errorf("resumed twice: %v, want ErrNotStopped", err)
 	}
 }
