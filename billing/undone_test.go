@@ -98,3 +98,64 @@ func TestUndone(t *testing.T) {
 		t.Error("a payment that a human has looked at is sent again")
 	}
 }
+
+// TestRefusedThenThrough: a payment that the token has refused is paid anew, and then a
+// fork lets the old one through, too. Both count, and what is owed next is less by it.
+func TestRefusedThenThrough(t *testing.T) {
+	clock := newClocked()
+	var cfg Config
+	clock.config(filepath.Join(t.TempDir(), "ledger.db"))(&cfg)
+	cfg.Self = testID(1)
+	b, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	wallet, total := evm.Address{7}, Owed(1000, 1)
+	p := debt(t, b, testID(2), WePay, 1000)
+	j := &journal{b.ledger, wallet}
+	pay := func(id byte, nonce uint64) {
+		t.Helper()
+		if err := b.ledger.plan(t.Context(), p, wallet, evm.Address{8}, total, big.NewInt(1)); err != nil {
+			t.Fatal(err)
+		}
+		if err := j.Sign(t.Context(), int64(id), nonce, evm.Attempt{Hash: evm.Hash{id}, Raw: []byte{1}, TipCap: big.NewInt(1), FeeCap: big.NewInt(1), At: time.Unix(1, 0)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mark := func(id byte, s evm.State, block byte) {
+		t.Helper()
+		if err := j.Mark(t.Context(), int64(id), s, evm.Inclusion{Tx: evm.Hash{id}, Block: evm.Mark{Number: uint64(block), Hash: evm.Hash{block}}, Success: s == evm.Final}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	has := func(what string, owed, transit, paid Amount) {
+		t.Helper()
+		s := sums(t, b)
+		if s[accPayable] != -owed || s[accTransit] != -transit || s[accPaid] != -paid || Amount(p.payable.Load()) != owed {
+			t.Errorf("%s: %v, want owed %v, in transit %v, paid %v", what, s, owed, transit, paid)
+		}
+		if err := b.ledger.update(t.Context(), func(x *tx) error { return x.check() }); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	pay(1, 0)
+	mark(1, evm.Reverted, 10)
+	has("refused", total, 0, 0)
+	pay(2, 1)
+	mark(2, evm.Final, 11)
+	has("paid anew", 0, 0, total)
+	mark(1, evm.Mined, 12)
+	has("the old one is in a block again", -total, total, total)
+	mark(1, evm.Final, 12)
+	has("and has gone through", -total, 0, 2*total)
+	debt(t, b, testID(2), WePay, 1000)
+	has("what is owed next was paid ahead", Owed(2000, 1)-2*total, 0, 2*total)
+	if err := b.ledger.plan(t.Context(), p, wallet, evm.Address{8}, total, big.NewInt(1)); err == nil {
+		t.Error("what was paid ahead is paid again")
+	}
+}
