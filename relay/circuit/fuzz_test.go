@@ -527,11 +527,7 @@ func (p *play) finish() {
 		}
 	}
 	if p.exit != nil {
-		select {
-		case <-p.exit.Done():
-		default:
-			p.t.Fatal("the session at the exit was not told")
-		}
+		wait(p.t, p.exit.Done(), "end at the exit") // it is told last
 	}
 	if len(p.packets)+len(p.lanes)+len(p.terminal) > 0 {
 		p.t.Fatal("something came that nobody sent")
