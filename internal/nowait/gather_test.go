@@ -70,14 +70,24 @@ func TestGather(t *testing.T) {
 // TestGatherEnds wants a write that waits to end with its deadline and with the
 // connection, and the buffers to say what is left.
 func TestGatherEnds(t *testing.T) {
-	a, _ := tcpPair(t)
+	a, b := tcpPair(t)
 	big := make([]byte, 64<<20) // more than sockets hold
 	buffers := net.Buffers{big[:1000], big[1000:]}
-	if err := a.SetWriteDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+	g := nowait.NewGather(a)
+	var n int64
+	ended := make(chan error, 1)
+	go func() { // ends at the deadline
+		var err error
+		n, err = g.Write(&buffers)
+		ended <- err
+	}()
+	if _, err := io.ReadFull(b, make([]byte, 1000)); err != nil {
 		t.Fatal(err)
 	}
-	g := nowait.NewGather(a)
-	n, err := g.Write(&buffers)
+	if err := a.SetWriteDeadline(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	err := <-ended
 	left := 0
 	for _, p := range buffers {
 		left += len(p)
