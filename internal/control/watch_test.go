@@ -68,7 +68,7 @@ func TestWatchOutlivesTheRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv.read = 100 * time.Millisecond
+	srv.read = time.Second // in which a slow machine sends its request
 	ctx, stop := context.WithCancel(t.Context())
 	ran := make(chan error, 1)
 	go func() { ran <- srv.Run(ctx, ln) }() // ends with stop
@@ -76,7 +76,7 @@ func TestWatchOutlivesTheRequest(t *testing.T) {
 	c := dial(t, path)
 	go func() { ended <- c.Watch(t.Context(), "status", collect(states)) }() // ends with the server
 	<-states
-	<-time.After(5 * srv.read)
+	<-time.After(2 * srv.read)
 	node.on.Store(true)
 	select {
 	case got := <-states:
