@@ -126,7 +126,7 @@ func (p *programs) address(a netip.AddrPort) (tcpip.FullAddress, tcpip.NetworkPr
 
 func (p *programs) dialTCP(t testing.TB, to netip.AddrPort) (*gonet.TCPConn, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	full, proto := p.address(to)
 	return gonet.DialContextTCP(ctx, p.net, full, proto)
@@ -140,7 +140,7 @@ func (p *programs) dialUDP(t *testing.T, to netip.AddrPort) *gonet.UDPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	return c

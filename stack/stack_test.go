@@ -43,7 +43,7 @@ func TestTCPHalfClose(t *testing.T) {
 			t.Fatalf("answer over %v is %q (%v), want %d", addr.BitLen(), got, err, size)
 		}
 	}
-	if !eventually(5*time.Second, func() bool { return p.stack.Stats().TCPFlows == 0 }) {
+	if !eventually(20*time.Second, func() bool { return p.stack.Stats().TCPFlows == 0 }) {
 		t.Fatalf("%d TCP flows are left, want none", p.stack.Stats().TCPFlows)
 	}
 }
@@ -230,7 +230,7 @@ func (p *programs) expectICMP(t *testing.T, kind4, kind6 [2]byte) []byte {
 	var b []byte
 	select {
 	case b = <-p.raw:
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatal("no ICMP came")
 	}
 	s, ok := summarize(b)
@@ -322,7 +322,7 @@ func TestTooBig(t *testing.T) {
 	if _, err := p.device.Write([]tun.Vector{{Pieces: [][]byte{packet4(program4, far4, protoUDP, datagram(1400))}}}); err != nil {
 		t.Fatal(err)
 	}
-	if !eventually(5*time.Second, func() bool { return d.asked(netip.AddrPortFrom(far4, 7)) }) {
+	if !eventually(20*time.Second, func() bool { return d.asked(netip.AddrPortFrom(far4, 7)) }) {
 		t.Error("a datagram that may be fragmented was not carried")
 	}
 }

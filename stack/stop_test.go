@@ -70,7 +70,7 @@ func TestStopEndsEverything(t *testing.T) {
 			}
 		}()
 		t.Cleanup(func() { <-pending; _ = c.Close() })
-		if !eventually(5*time.Second, func() bool {
+		if !eventually(20*time.Second, func() bool {
 			s := p.stack.Stats()
 			return s.TCPFlows == 2 && s.UDPFlows == 1 && len(p.stack.resolves) == 1
 		}) {
