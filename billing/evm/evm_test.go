@@ -126,7 +126,7 @@ func (f *fakeChain) count(method string) int {
 
 func testClient(tb testing.TB, change func(*ClientConfig), urls ...string) *Client {
 	tb.Helper()
-	cfg := ClientConfig{Endpoints: urls, ChainID: 7, Token: testToken, Timeout: time.Second}
+	cfg := ClientConfig{Endpoints: urls, ChainID: 7, Token: testToken, Timeout: time.Minute}
 	if change != nil {
 		change(&cfg)
 	}
