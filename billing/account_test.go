@@ -101,7 +101,7 @@ func TestNetworkSums(t *testing.T) {
 		l.run()
 		defer l.cut()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	eventually(t, "everything is paid", func() bool {
 		for _, b := range books {

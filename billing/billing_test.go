@@ -25,7 +25,7 @@ func report(tb testing.TB, b *Book) Report {
 
 func flushBoth(tb testing.TB, a, b *Book) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := errors.Join(a.Flush(ctx), b.Flush(ctx)); err != nil {
 		tb.Fatal(err)
