@@ -557,7 +557,7 @@ func startGate(tb testing.TB, target string) *gate {
 	}
 	g := &gate{url: "http://" + l.Addr().String()}
 	proxy := httputil.NewSingleHostReverseProxy(u)
-	srv := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fail := rand.Int32N(100) < g.bad.Load()
 		switch {
 		case g.shut.Load() || (fail && rand.IntN(2) == 0):

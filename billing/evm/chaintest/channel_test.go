@@ -231,7 +231,7 @@ func TestMoneyGone(t *testing.T) {
 	is := func(what string, wantIn, wantOut int64) {
 		t.Helper()
 		eventually(t, what, func() error {
-			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			if err := a.book.Settle(ctx); err != nil {
 				return err

@@ -133,7 +133,7 @@ func TestChainDown(t *testing.T) {
 		return nil
 	})
 	g.shut.Store(true)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := a.book.Settle(ctx); err == nil {
 		t.Error("Settle without a chain says nothing")
@@ -224,7 +224,7 @@ func TestCutAndRestore(t *testing.T) {
 		return err
 	})
 	defer c.mine()() // SettleAbove is out of reach: a pays because b has asked
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := a.book.Flush(ctx); err != nil {
 		t.Fatal(err)
