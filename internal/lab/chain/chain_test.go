@@ -55,7 +55,11 @@ func TestChainServesAndFunds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	r, w := io.Pipe()
 	ended := make(chan error, 1)
-	go func() { ended <- run(ctx, freePort(t), freePort(t), 4711, 50*time.Millisecond, w) }() // ends with ctx
+	rpc, faucet := freePort(t), freePort(t)
+	for faucet == rpc {
+		faucet = freePort(t)
+	}
+	go func() { ended <- run(ctx, rpc, faucet, 4711, 50*time.Millisecond, w) }() // ends with ctx
 	var line ready
 	if err := json.NewDecoder(r).Decode(&line); err != nil {
 		t.Fatalf("read the ready line: %v", err)
