@@ -47,33 +47,38 @@ func (l *ledger) checkWallet(wallet evm.Address) error {
 // OpenIntents implements evm.Journal. Calls of the hub have negative ids.
 func (j *journal) OpenIntents(ctx context.Context) (open []evm.Intent, next uint64, err error) {
 	err = j.l.update(ctx, func(tx *tx) error {
-		open = nil
 		var n int64
 		if _, err := tx.one("SELECT max((SELECT coalesce(max(nonce) + 1, 0) FROM intent WHERE wallet = ?1), (SELECT coalesce(max(nonce) + 1, 0) FROM call WHERE wallet = ?1))", []any{j.wallet[:]}, &n); err != nil {
 			return err
 		}
 		next = uint64(n) //nolint:gosec // never negative
-		for _, query := range []string{
-			`SELECT id, payee, token_amount, x'', x'', 0, state, coalesce(nonce, 0), coalesce(tx, x''), coalesce(block, 0), coalesce(block_hash, x''), confirmations
-			 FROM intent WHERE wallet = ? AND (state <= ? OR (state = ? AND NOT looked_at)) ORDER BY nonce IS NULL, nonce, id`,
-			`SELECT -id, x'', token_amount, target, data, urgent, state, coalesce(nonce, 0), coalesce(tx, x''), coalesce(block, 0), coalesce(block_hash, x''), confirmations
-			 FROM call WHERE wallet = ? AND (state <= ? OR (state = ? AND NOT looked_at)) ORDER BY nonce IS NULL, nonce, id`,
-		} {
-			in, err := tx.intents(query, j.wallet[:], int(evm.Mined), int(evm.Superseded))
-			if err != nil {
-				return err
-			}
-			open = append(open, in...)
-		}
-		for i := range open {
-			if open[i].Attempts, err = tx.attempts(open[i].ID); err != nil {
-				return err
-			}
-		}
-		slices.SortStableFunc(open, byNonce)
-		return nil
+		open, err = tx.openIntents(j.wallet)
+		return err
 	})
 	return open, next, err
+}
+
+// openIntents reads what is not over: by nonce, what has none yet last.
+func (x *tx) openIntents(wallet evm.Address) (open []evm.Intent, err error) {
+	for _, query := range []string{
+		`SELECT id, payee, token_amount, x'', x'', 0, state, coalesce(nonce, 0), coalesce(tx, x''), coalesce(block, 0), coalesce(block_hash, x''), confirmations
+		 FROM intent WHERE wallet = ? AND (state <= ? OR (state = ? AND NOT looked_at)) ORDER BY nonce IS NULL, nonce, id`,
+		`SELECT -id, x'', token_amount, target, data, urgent, state, coalesce(nonce, 0), coalesce(tx, x''), coalesce(block, 0), coalesce(block_hash, x''), confirmations
+		 FROM call WHERE wallet = ? AND (state <= ? OR (state = ? AND NOT looked_at)) ORDER BY nonce IS NULL, nonce, id`,
+	} {
+		in, err := x.intents(query, wallet[:], int(evm.Mined), int(evm.Superseded))
+		if err != nil {
+			return nil, err
+		}
+		open = append(open, in...)
+	}
+	for i := range open {
+		if open[i].Attempts, err = x.attempts(open[i].ID); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortStableFunc(open, byNonce)
+	return open, nil
 }
 
 // Settled implements evm.Journal.

@@ -75,7 +75,8 @@ func digestOf(taken []evm.Intent) string {
 // Resume lets the consuming wallet send again after another program has used its
 // nonces: a human has looked at what Taken gave with this digest, nothing else was
 // lost since (ErrNotAsShown), and the chain agrees (evm.ErrNotAtRest otherwise). What
-// is lost while the chain is asked is not covered, and keeps the wallet stopped.
+// is lost while the chain is asked is not covered, and keeps the wallet stopped; what
+// was shown must be as it was when the chain has answered.
 // What was lost is a debt and is paid with a new nonce; calls are planned anew.
 func (b *Book) Resume(ctx context.Context, digest string) error {
 	d, taken, open, err := b.stopped(ctx)
@@ -92,9 +93,19 @@ func (b *Book) Resume(ctx context.Context, digest string) error {
 		return err
 	}
 	err = b.ledger.update(ctx, func(tx *tx) error {
-		for _, in := range taken {
+		now, err := tx.openIntents(d.cfg.Wallet.Address())
+		if err != nil {
+			return err
+		}
+		now = slices.DeleteFunc(now, func(in evm.Intent) bool {
+			return in.State != evm.Superseded || !slices.ContainsFunc(taken, func(shown evm.Intent) bool { return shown.ID == in.ID })
+		})
+		if digest != digestOf(now) {
+			return ErrNotAsShown
+		}
+		for _, in := range now {
 			table, _, row := tables(in.ID)
-			if err := tx.exec("UPDATE "+table+" SET looked_at = 1 WHERE id = ? AND state = ?", row, int(evm.Superseded)); err != nil {
+			if err := tx.exec("UPDATE "+table+" SET looked_at = 1 WHERE id = ?", row); err != nil {
 				return err
 			}
 		}

@@ -100,6 +100,21 @@ func TestResumeAsShown(t *testing.T) {
 
 	resume("the chain does not show it", both, evm.ErrNotAtRest)
 	q.used.Store(3)
+	q.asked = func() { mark(1, evm.Sent) } // once
+	resume("one goes on while the chain is asked", both, ErrNotAsShown)
+	mark(1, evm.Superseded)
+	q.asked = func() {
+		mark(1, evm.Sent)
+		if err := j.Sign(ctx, 1, 0, evm.Attempt{Hash: evm.Hash{2, 0}, Raw: []byte{1}, TipCap: big.NewInt(2), FeeCap: big.NewInt(2), At: time.Unix(2, 0)}); err != nil {
+			t.Error(err)
+		}
+		mark(1, evm.Superseded)
+	}
+	resume("one goes on and is lost again while the chain is asked", both, ErrNotAsShown)
+	all, both, err := b.Taken(ctx)
+	if err != nil || len(all) != 2 {
+		t.Fatalf("lost are %+v, %v; want both", all, err)
+	}
 	q.asked = func() { mark(3, evm.Superseded) } // once
 	resume("as shown", both, nil)
 	third := shown(2)

@@ -32,6 +32,9 @@ func (a *app) resume(c *cobra.Command, yes bool) error {
 	if err != nil {
 		return err
 	}
+	if len(lost.Taken) > 0 && lost.Digest == "" {
+		return &control.Error{Text: "cuttled cannot be told what was shown here", Hint: "nothing was changed; cuttle and cuttled have to be of the same version"}
+	}
 	if len(lost.Taken) > 0 { // else the daemon says that there is nothing to resume
 		p := &page{}
 		p.taken(lost.Taken)
