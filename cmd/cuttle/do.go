@@ -89,7 +89,7 @@ func (a *app) awaitUp(ctx context.Context, d *control.Client) (control.Status, e
 		if st.State == control.StateConnecting {
 			for _, p := range st.Problems {
 				if p.Stays {
-					return st, &control.Error{Text: "this machine is captured, and nothing is carried: " + p.Text, Hint: p.Hint}
+					return st, &control.Error{Text: "this machine is captured, and nothing new is carried: " + p.Text, Hint: p.Hint}
 				}
 			}
 		}

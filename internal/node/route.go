@@ -87,10 +87,16 @@ func (c *client) other(w circuit.Want) error {
 
 // unmet tells whether no circuit can come of waiting: the pool has found no exit that
 // is wanted, and that is still so with all that the map, which is read at the start,
-// has. Without a link it is not said: until there is one the clock may be wrong, by
-// which records are valid.
+// has. Without a link it is not said, nor while an exit's record is not valid yet: the
+// clock may be wrong then, and be set.
 func (c *client) unmet(problem error) bool {
-	return errors.Is(problem, netmap.ErrNoExit) && errors.Is(c.other(circuit.Want{}), netmap.ErrNoExit)
+	if !errors.Is(problem, netmap.ErrNoExit) || !errors.Is(c.other(circuit.Want{}), netmap.ErrNoExit) {
+		return false
+	}
+	now := time.Now()
+	return !slices.ContainsFunc(c.mapped.Records(), func(rec *netmap.Record) bool {
+		return rec.Roles&netmap.Exit != 0 && rec.ID != c.self && errors.Is(rec.ValidAt(now), netmap.ErrNotYetValid)
+	})
 }
 
 // countriesMost bounds the countries that one hint names.

@@ -65,7 +65,39 @@ func TestUnmetWish(t *testing.T) {
 	wait("no link, so that the clock may be wrong", func(st control.Status) bool {
 		return st.Links == 0 && len(st.Problems) == 1 && !st.Problems[0].Stays
 	})
+	if c.unmet(netmap.ErrNoExit) {
+		t.Error("without a link, what the pool found before is said to stay")
+	}
 	c.set(control.StateOff, nil)
+}
+
+// Nothing is said to stay while the record of an exit is not valid yet.
+func TestUnmetButSoon(t *testing.T) {
+	nw := mesh(t, "x1", "x2")
+	nw.linked(8)
+	nw.pool()
+	c := nw.nodes["c"].client
+	if err := c.reroute(3, []string{"ZZ"}); err != nil {
+		t.Fatal(err)
+	}
+	if !c.unmet(netmap.ErrNoExit) {
+		t.Fatal("a wish that no exit fits may still be met")
+	}
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now().Unix()
+	r, err := netmap.Sign(key, netmap.Record{KEM: nw.nodes["x1"].id.Handshake.Public(), Roles: netmap.Exit, From: now + 1000, Until: now + 2000, Families: netmap.IPv4})
+	if err == nil {
+		err = c.mapped.Add(r)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.unmet(netmap.ErrNoExit) {
+		t.Error("said to stay though an exit's record becomes valid")
+	}
 }
 
 // The hint names the countries of exits that are valid, each once.
