@@ -222,3 +222,26 @@ func TestShortBesideBulk(t *testing.T) {
 		}
 	})
 }
+
+// TestKeepsHalfWithoutCarrier: a session whose carrier is lost goes on taking bytes,
+// but no more than half of what it may keep while acknowledgements show a path.
+func TestKeepsHalfWithoutCarrier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newRecorder(1 << 14)
+		m := muxOn(c, Config{Window: 4 << 20})
+		defer func() { m.close() }()
+		s, _ := benchStreams(m, m, 1)
+		s.credits = 1 << 30
+		go func() { _, _ = s.Write(make([]byte, 8<<20)) }() // ends with the session
+		synctest.Wait()
+		if !m.trunk.lose(m.trunk.current) {
+			t.Fatal("there is no carrier to lose")
+		}
+		synctest.Wait()
+		m.trunk.mu.Lock()
+		defer m.trunk.mu.Unlock()
+		if got, want := m.trunk.kept.slabs, m.trunk.most/2; got != want {
+			t.Errorf("without a carrier %d slabs are kept, want %d", got, want)
+		}
+	})
+}

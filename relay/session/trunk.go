@@ -157,7 +157,7 @@ func (t *trunk) grow(bounded bool) error {
 		t.sending.Unlock()
 		return net8()
 	case t.may(bounded): // an acknowledgement has come meanwhile
-	case !(bounded && t.full()) && t.kept.slabs < t.most && t.allow(1, t.kept.slabs < slabsBase):
+	case !(bounded && t.full()) && t.kept.slabs < t.mostNow() && t.allow(1, t.kept.slabs < slabsBase):
 		t.kept.grow(t.next.Load())
 	default:
 		t.flight.reached = true
@@ -171,6 +171,15 @@ func (t *trunk) grow(bounded bool) error {
 		t.mu.Lock()
 	}
 	return nil
+}
+
+// mostNow is how many slabs may be kept: without a carrier half, since nothing then
+// shows that a path takes as much. The caller holds mu.
+func (t *trunk) mostNow() int {
+	if t.now == nil {
+		return max(slabsBase, t.most/2)
+	}
+	return t.most
 }
 
 // commit numbers the packet and sends it if there is a carrier. One that fails
