@@ -10,7 +10,9 @@ import (
 // Tunables of the receive windows. The initial window is the protocol's
 // (wire.InitialCredit).
 const (
-	defaultMaxWindow = 16384 // cells: half a second of 300 Mbit/s
+	defaultMaxWindow = 16384 // cells: half a second of 300 Mbit/s; or a part of the budget,
+	windowParts      = 16    // one of so many,
+	leastMaxWindow   = 4096  // but not less than this
 	grantFraction    = 4     // a grant is announced when 1/4 of the window is due
 	minTuneRTT       = 250 * time.Microsecond
 	tuneTrips        = 8

@@ -88,7 +88,7 @@ type Config struct {
 	// Budget is shared by all links of a node; nil: one of its own for each link.
 	Budget *Budget
 
-	MaxWindow int // cells granted at most per lane; 0: 16384
+	MaxWindow int // cells granted at most per lane; 0: 4096 to 16384, by the budget
 	MaxLanes  int // circuits of the neighbor's, and of ours, at most; 0: 8192
 }
 
@@ -157,7 +157,7 @@ func newLink(conn net.Conn, cfg Config, peer Peer, initiator bool, s *onion.Seal
 		l.budget = NewBudget(0)
 	}
 	if l.maxWindow <= 0 {
-		l.maxWindow = defaultMaxWindow
+		l.maxWindow = min(max(l.budget.limit/windowParts/cellMemory, leastMaxWindow), defaultMaxWindow)
 	}
 	l.maxWindow = max(l.maxWindow, wire.InitialCredit)
 	if l.maxLanes <= 0 {

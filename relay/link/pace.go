@@ -12,6 +12,8 @@ const (
 	paceSpan   = 2 * time.Second        // sent in so much time or eight round trips: who sends less does not lose by its rate
 	paceLosses = 20                     // one segment of so many sent again is heavy loss
 	paceStep   = 16                     // the bound begins by one part of so many below what was measured, and grows by as much each look
+	paceAgain  = 5 * time.Second        // BBR measures anew so often at most
+	paceFar    = 1 << 20                // bytes under way on a link that is far and fast
 	paceTries  = 3                      // looks in a row that losses may last although the rate is bounded, or BBR be far below what it knew
 )
 
@@ -39,9 +41,11 @@ type pacer struct {
 	bound       uint64          // bytes a second; 0: none
 	complaining int             // looks in a row with heavy loss
 
-	best uint64 // bytes a second that have been delivered at most
-	held int    // looks in a row at which much less than best held up what there was to send
-	anew bool   // BBR has been told to measure anew, and has not come near best since
+	best  uint64        // bytes a second that have been delivered at most
+	far   bool          // more was under way than the kernel's usual buffers bear
+	held  int           // looks in a row at which much less than best held up what there was to send
+	anew  bool          // BBR has been told to measure anew, and has not come near best since
+	again time.Duration // when it may be told again, on the link's clock
 }
 
 // sending is what the kernel tells of a connection under BBR.
@@ -67,7 +71,7 @@ func (p *pacer) look(now time.Duration) {
 	if before := p.bound; p.judge(s, now) != before {
 		boundSending(p.socket, p.bound)
 	}
-	if p.forgotten(s) {
+	if p.forgotten(s, now) {
 		restartSending(p.socket)
 	}
 }
@@ -99,8 +103,11 @@ func (p *pacer) judge(s sending, now time.Duration) uint64 {
 
 // forgotten tells whether BBR should measure anew. If it has just done so, it is the
 // path that has become slower.
-func (p *pacer) forgotten(s sending) bool {
+func (p *pacer) forgotten(s sending, now time.Duration) bool {
 	p.best = max(p.best, s.rate)
+	if s.rate*uint64(s.trip.Milliseconds())/1000 >= paceFar { //nolint:gosec // never negative
+		p.far = true
+	}
 	switch near := s.rate > p.best/3*2; {
 	case near:
 		p.held, p.anew = 0, false
@@ -109,10 +116,10 @@ func (p *pacer) forgotten(s sending) bool {
 	default:
 		p.held++
 	}
-	if p.held < paceTries {
+	if p.held < paceTries || now < p.again {
 		return false
 	}
-	p.held = 0
+	p.held, p.again = 0, now+paceAgain
 	if p.anew {
 		p.best, p.anew = s.rate, false
 		return false

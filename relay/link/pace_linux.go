@@ -12,19 +12,19 @@ const (
 	bbr = "bbr"
 
 	startupGain = 2 * 256 // the least pacing gain (of 256) that only the startup has
-
-	// sendBuffer is how much of what was sent the kernel may keep, in bytes; it takes
-	// twice as much for its own needs. What came behind a loss is kept until that is
-	// repaired: of a fast link that is far, more than the kernel's usual limit of 4 MB.
-	sendBuffer = 8 << 20
 )
 
 // setSystemOptions has the kernel send by BBR, whose rate does not fall with every
-// loss, and keep enough for it. Best effort: the kernel may have no BBR, and not
-// let us have so much.
+// loss. Best effort: the kernel may have none.
 func setSystemOptions(fd int) {
 	_ = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, bbr)
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer)
+}
+
+// widenSending has the kernel keep twice sendBuffer. Best effort: it may not let us.
+func widenSending(socket syscall.RawConn) {
+	_ = socket.Control(func(fd uintptr) {
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer)
+	})
 }
 
 // readSending asks the kernel; false if the connection is not under BBR.

@@ -12,3 +12,5 @@ func boundSending(syscall.RawConn, uint64) {}
 func restartSending(syscall.RawConn) {}
 
 func setSystemOptions(int) {}
+
+func widenSending(syscall.RawConn) {}

@@ -152,8 +152,8 @@ func TestPacerRemembers(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var p pacer
 			anew := 0
-			for _, s := range append([]sending{{rate: 9e6, held: true}}, tt.looks...) {
-				if p.forgotten(s) {
+			for i, s := range append([]sending{{rate: 9e6, held: true}}, tt.looks...) {
+				if p.forgotten(s, time.Duration(i+1)*paceAgain) {
 					anew++
 				}
 			}
@@ -161,5 +161,28 @@ func TestPacerRemembers(t *testing.T) {
 				t.Errorf("measured anew %d times, want %d", anew, tt.anew)
 			}
 		})
+	}
+}
+
+// TestPacerRests: BBR is not told again and again in a short time, and a link counts as
+// far by what is under way.
+func TestPacerRests(t *testing.T) {
+	var p pacer
+	anew := 0
+	for i := range 100 { // ten seconds
+		now := time.Duration(i) * paceLook
+		rate := uint64(2e6)
+		if i%5 == 0 {
+			rate = 9e6
+		}
+		if p.forgotten(sending{rate: rate, held: true, trip: 100 * time.Millisecond}, now) {
+			anew++
+		}
+	}
+	if anew != 2 || p.far {
+		t.Errorf("measured anew %d times in ten seconds, far %v; want twice, and not far", anew, p.far)
+	}
+	if p.forgotten(sending{rate: 30e6, trip: 50 * time.Millisecond}, time.Minute); !p.far {
+		t.Error("1.5 MB under way are not far")
 	}
 }

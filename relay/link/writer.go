@@ -63,10 +63,25 @@ func (l *Link) grant(ln *Lane) {
 	l.wake()
 }
 
+// sendBuffer is how much of what was sent the kernel may keep, in bytes, on a link
+// that is fast and far; it takes twice as much for its own needs. What came behind a loss is
+// kept until that is repaired, which may be more than the kernel's usual limit of 4 MB.
+// It counts against the budget as so many cells.
+const (
+	sendBuffer = 8 << 20
+	wideCells  = 2 * sendBuffer / cellMemory
+)
+
 // write is the link's one writer: it pulls a batch, seals it where it stands
 // and writes it with one call, until the link is done.
 func (l *Link) write() error {
 	buf := make([]byte, wire.RecordHead+wire.MaxRecord+wire.RecordTail)
+	wide := false
+	defer func() {
+		if wide {
+			l.budget.unreserve(wideCells)
+		}
+	}()
 	for {
 		n := len(l.fill(buf[wire.RecordHead:wire.RecordHead]))
 		if n == 0 {
@@ -81,6 +96,12 @@ func (l *Link) write() error {
 			return scrub("write", err)
 		}
 		l.pacer.look(l.now())
+		if l.pacer.far && !wide && l.pacer.socket != nil {
+			l.pacer.far = false // asked again when it is seen again
+			if wide = l.budget.reserve(wideCells); wide {
+				widenSending(l.pacer.socket)
+			}
+		}
 	}
 }
 
