@@ -201,6 +201,7 @@ func serve(ctx context.Context, file string, closed bool, stderr io.Writer) (err
 	go func() { defer close(obeyed); obey(signals, ended, n.StayClosed, end) }() // ends with ended
 	defer func() { close(ended); <-obeyed }()
 	adapted := make(chan struct{})
+	processor.Batch()
 	go func() { defer close(adapted); processor.Adapt(ctx) }() // ends with ctx
 	defer func() { cancel(); <-adapted }()
 	return n.RunUnder(ctx, manager)

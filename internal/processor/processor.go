@@ -1,5 +1,5 @@
-// Package processor decides on how many processors this process runs Go code at
-// a time (GOMAXPROCS): on as few as its work needs. A node's work is handed from
+// Package processor decides how this process takes processors: on how many it runs Go code at
+// a time (GOMAXPROCS; on as few as its work needs), and that it waits for its turn. A node's work is handed from
 // goroutine to goroutine in short pieces. On one processor that costs next to
 // nothing, and what comes meanwhile is sent together; on several each hand-over
 // wakes a thread, which took up to as much time again as the work itself
