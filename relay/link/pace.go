@@ -42,7 +42,6 @@ type pacer struct {
 	complaining int             // looks in a row with heavy loss
 
 	best  uint64        // bytes a second that have been delivered at most
-	far   bool          // more was under way than the kernel's usual buffers bear
 	held  int           // looks in a row at which much less than best held up what there was to send
 	anew  bool          // BBR has been told to measure anew, and has not come near best since
 	again time.Duration // when it may be told again, on the link's clock
@@ -57,15 +56,16 @@ type sending struct {
 	held               bool // there is more to send than it lets through
 }
 
-// look sees to the bound now and then.
-func (p *pacer) look(now time.Duration) {
+// look sees to the bound now and then, and tells whether it has found the link to be
+// fast and far.
+func (p *pacer) look(now time.Duration) (far bool) {
 	if p.socket == nil || now < p.next {
-		return
+		return false
 	}
 	s, ok := readSending(p.socket)
 	if !ok {
 		p.socket = nil // another congestion control, or none
-		return
+		return false
 	}
 	p.next = now + max(paceLook, 2*s.trip)
 	if before := p.bound; p.judge(s, now) != before {
@@ -74,7 +74,11 @@ func (p *pacer) look(now time.Duration) {
 	if p.forgotten(s, now) {
 		restartSending(p.socket)
 	}
+	return s.far()
 }
+
+// far tells whether more is under way than the kernel's usual buffers bear with losses.
+func (s sending) far() bool { return float64(s.rate)*s.trip.Seconds() >= paceFar }
 
 // judge decides on the bound by what was sent since the last look.
 func (p *pacer) judge(s sending, now time.Duration) uint64 {
@@ -105,9 +109,6 @@ func (p *pacer) judge(s sending, now time.Duration) uint64 {
 // path that has become slower.
 func (p *pacer) forgotten(s sending, now time.Duration) bool {
 	p.best = max(p.best, s.rate)
-	if s.rate*uint64(s.trip.Milliseconds())/1000 >= paceFar { //nolint:gosec // never negative
-		p.far = true
-	}
 	switch near := s.rate > p.best/3*2; {
 	case near:
 		p.held, p.anew = 0, false

@@ -164,8 +164,16 @@ func TestPacerRemembers(t *testing.T) {
 	}
 }
 
-// TestPacerRests: BBR is not told again and again in a short time, and a link counts as
-// far by what is under way.
+// TestFar: a link counts as far by what is under way on it.
+func TestFar(t *testing.T) {
+	for want, s := range map[bool]sending{true: {rate: 30e6, trip: 50 * time.Millisecond}, false: {rate: 9e6, trip: 100 * time.Millisecond}} {
+		if s.far() != want {
+			t.Errorf("%d bytes a second, %v: far is %v", s.rate, s.trip, !want)
+		}
+	}
+}
+
+// TestPacerRests: BBR is not told again and again in a short time.
 func TestPacerRests(t *testing.T) {
 	var p pacer
 	anew := 0
@@ -175,14 +183,11 @@ func TestPacerRests(t *testing.T) {
 		if i%5 == 0 {
 			rate = 9e6
 		}
-		if p.forgotten(sending{rate: rate, held: true, trip: 100 * time.Millisecond}, now) {
+		if p.forgotten(sending{rate: rate, held: true}, now) {
 			anew++
 		}
 	}
-	if anew != 2 || p.far {
-		t.Errorf("measured anew %d times in ten seconds, far %v; want twice, and not far", anew, p.far)
-	}
-	if p.forgotten(sending{rate: 30e6, trip: 50 * time.Millisecond}, time.Minute); !p.far {
-		t.Error("1.5 MB under way are not far")
+	if anew != 2 {
+		t.Errorf("measured anew %d times in ten seconds, want twice", anew)
 	}
 }

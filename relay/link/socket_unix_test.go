@@ -14,17 +14,23 @@ type masked struct{ net.Conn }
 
 func (m masked) NetConn() net.Conn { return m.Conn }
 
-func TestSocketOptions(t *testing.T) {
+// dialed is one end of a TCP connection whose other end nobody takes.
+func dialed(t *testing.T) net.Conn {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
 	c, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	t.Cleanup(func() { _, _ = c.Close(), l.Close() })
+	return c
+}
+
+func TestSocketOptions(t *testing.T) {
+	c := dialed(t)
 	tuneSocket(masked{masked{c}})
 	raw, err := c.(*net.TCPConn).SyscallConn()
 	if err != nil {

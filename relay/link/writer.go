@@ -95,12 +95,9 @@ func (l *Link) write() error {
 		if _, err := l.conn.Write(l.sealer.Seal(buf, n)); err != nil {
 			return scrub("write", err)
 		}
-		l.pacer.look(l.now())
-		if l.pacer.far && !wide && l.pacer.socket != nil {
-			l.pacer.far = false // asked again when it is seen again
-			if wide = l.budget.reserve(wideCells); wide {
-				widenSending(l.pacer.socket)
-			}
+		if l.pacer.look(l.now()) && !wide && l.budget.reserve(wideCells) {
+			wide = true
+			widenSending(l.pacer.socket)
 		}
 	}
 }
