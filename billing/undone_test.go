@@ -9,22 +9,28 @@ import (
 	"cuttle/billing/evm"
 )
 
-// TestUndone walks a payment through every way to be done and not done again; the
-// ledger fits together after each step.
-func TestUndone(t *testing.T) {
-	clock := newClocked()
+// clockedBook is a book of a node without neighbors, on a clock that the test sets.
+func clockedBook(t *testing.T) *Book {
+	t.Helper()
 	var cfg Config
-	clock.config(filepath.Join(t.TempDir(), "ledger.db"))(&cfg)
+	newClocked().config(filepath.Join(t.TempDir(), "ledger.db"))(&cfg)
 	cfg.Self = testID(1)
 	b, err := Open(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
+	t.Cleanup(func() {
 		if err := b.Close(); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
+	return b
+}
+
+// TestUndone walks a payment through every way to be done and not done again; the
+// ledger fits together after each step.
+func TestUndone(t *testing.T) {
+	b := clockedBook(t)
 	wallet, total := evm.Address{7}, Owed(1000, 1)
 	p := debt(t, b, testID(2), WePay, 1000)
 	if err := b.ledger.plan(t.Context(), p, wallet, evm.Address{8}, total, big.NewInt(1)); err != nil {
@@ -102,19 +108,7 @@ func TestUndone(t *testing.T) {
 // TestRefusedThenThrough: a payment that the token has refused is paid anew, and then a
 // fork lets the old one through, too. Both count, and what is owed next is less by it.
 func TestRefusedThenThrough(t *testing.T) {
-	clock := newClocked()
-	var cfg Config
-	clock.config(filepath.Join(t.TempDir(), "ledger.db"))(&cfg)
-	cfg.Self = testID(1)
-	b, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := b.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	b := clockedBook(t)
 	wallet, total := evm.Address{7}, Owed(1000, 1)
 	p := debt(t, b, testID(2), WePay, 1000)
 	j := &journal{b.ledger, wallet}
