@@ -19,6 +19,7 @@ const (
 	defaultMost     = 64
 	defaultLifetime = 10 * time.Minute
 	avoidTime       = 2 * time.Minute        // how long a node that failed is avoided
+	apartTime       = 10 * time.Second       // and one that a neighbor had no link to: links come back, and to be told so again costs a round trip
 	avoidTries      = 16                     // nodes given up one by one, of those that are avoided
 	backoffFirst    = 200 * time.Millisecond // after a failed build, doubling
 	backoffMost     = 30 * time.Second
@@ -71,10 +72,10 @@ type Pool struct {
 
 	mu      sync.Mutex // guards the fields below
 	members []*member
-	avoid   map[wire.NodeID]time.Time // until when
-	failure error                     // of the last attempt; nil after a success
-	fails   int                       // attempts failed in a row
-	retry   time.Time                 // no attempt before it
+	avoid   map[wire.NodeID]fault
+	failure error     // of the last attempt; nil after a success
+	fails   int       // attempts failed in a row
+	retry   time.Time // no attempt before it
 	builds  *bucket
 	renewed int          // how often other paths were wanted
 	demands int          // builds under way for wants that no circuit serves
@@ -91,6 +92,9 @@ type Pool struct {
 
 	watchers sync.WaitGroup // a goroutine for each member, until it has closed
 }
+
+// fault is when a node has failed, and until when it is avoided for that.
+type fault struct{ at, until time.Time }
 
 // member is a circuit of the pool. Claimed means that GetTo's caller has it for
 // itself, old that it gets no new flows.
@@ -123,7 +127,7 @@ func NewPool(cfg PoolConfig) (*Pool, error) {
 		cfg.Lifetime = defaultLifetime
 	}
 	return &Pool{
-		cfg: cfg, kick: make(chan struct{}, 1), avoid: make(map[wire.NodeID]time.Time), changed: make(chan struct{}),
+		cfg: cfg, kick: make(chan struct{}, 1), avoid: make(map[wire.NodeID]fault), changed: make(chan struct{}),
 		ratings: make(ratings), known: make(map[Key]bool), wishes: make(map[Key]bool),
 		builds: newBucket(buildRate, float64(cfg.Ready+buildSpare), time.Now()),
 	}, nil
@@ -357,14 +361,14 @@ func (p *Pool) avoided(now time.Time) []wire.NodeID {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var avoid []wire.NodeID
-	for id, until := range p.avoid {
-		if now.Before(until) {
+	for id, f := range p.avoid {
+		if now.Before(f.until) {
 			avoid = append(avoid, id)
 		} else {
 			delete(p.avoid, id)
 		}
 	}
-	slices.SortFunc(avoid, func(a, b wire.NodeID) int { return p.avoid[b].Compare(p.avoid[a]) })
+	slices.SortFunc(avoid, func(a, b wire.NodeID) int { return p.avoid[b].at.Compare(p.avoid[a].at) })
 	return avoid
 }
 
@@ -378,7 +382,11 @@ func (p *Pool) blame(path []*netmap.Record, err error, now time.Time) {
 func (p *Pool) blameLocked(path []*netmap.Record, err error, now time.Time) {
 	var at *BuildError
 	if errors.As(err, &at) && at.Hop < len(path) {
-		p.avoid[path[at.Hop].ID] = now.Add(avoidTime)
+		span := avoidTime
+		if at.Reason == wire.ReasonNotConnected {
+			span = apartTime
+		}
+		p.avoid[path[at.Hop].ID] = fault{now, now.Add(span)}
 		p.ratings.note(path[at.Hop].ID, false)
 	}
 }

@@ -110,3 +110,30 @@ func TestWishedCircuitWaitsForItsKey(t *testing.T) {
 		}
 	})
 }
+
+// The exit that is wished for first is avoided only briefly when a neighbor had no link
+// to it, e.g. since both have just started, and for longer when it did not answer.
+func TestFirstWishComesBack(t *testing.T) {
+	for name, test := range map[string]struct {
+		err  BuildError
+		span time.Duration
+	}{
+		"not connected": {BuildError{Hop: 2, Reason: wire.ReasonNotConnected}, 10 * time.Second},
+		"no answer":     {BuildError{Hop: 2, Err: errMute}, 2 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pn, x5, x6 := newWishNet(t)
+				wish := []netmap.ExitWish{x6, x5}
+				path := []*netmap.Record{pn.nodes[1].record(), pn.nodes[3].record(), pn.nodes[6].record()}
+				pn.pool.blame(path, &test.err, time.Now())
+				for i, want := range []netmap.ExitWish{x5, x5, x6} { // at once, just before the time is over, and after it
+					time.Sleep([]time.Duration{0, test.span - time.Second, 2 * time.Second}[i])
+					if c := getFor(t, pn.pool, Want{Key: key(i), Exits: wish}); c.Exit() != want.ID {
+						t.Errorf("flow %d leaves at the other exit", i)
+					}
+				}
+			})
+		})
+	}
+}
