@@ -5,7 +5,10 @@ import (
 	"sync/atomic"
 )
 
-const chunkSize = 16 << 10
+const (
+	chunkSize = 16 << 10
+	leadPart  = 8 // one of so many parts of what windows may still grow by
+)
 
 // memory counts the receive buffers of one session against its budget, and
 // against the one it shares with others.
@@ -32,6 +35,20 @@ func (m *memory) free(n int) {
 	if m.shared != nil {
 		m.shared.used.Add(int64(-n))
 	}
+}
+
+// lead asks for up to n bytes of window for a stream that has not shown yet that it
+// needs them, and returns how many it got: so few of those left that streams which are
+// idle keep no other from growing.
+func (m *memory) lead(n int) int {
+	left := m.limit/2 - m.extra.Load()
+	if m.shared != nil {
+		left = min(left, m.shared.limit/2-m.shared.extra.Load())
+	}
+	if n = min(n, int(left/leadPart)); n <= 0 || !m.grow(n) {
+		return 0
+	}
+	return n
 }
 
 // grow asks for n more bytes of window. Growth may use half of a budget, so

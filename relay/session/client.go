@@ -98,10 +98,15 @@ func (c *Client) OpenTCP(dst netip.AddrPort) (*Stream, error) {
 
 func (c *Client) openStream(kind wire.Kind, dst wire.Destination) (*Stream, error) {
 	var s *Stream
+	lead := 0
+	if kind == wire.KindTCP {
+		lead = c.m.trunk.lead()
+	}
 	_, err := c.m.add(func(id wire.StreamID) end {
 		s = newStream(c.m, id)
 		s.out.opens, s.out.announce, s.out.noted = true, true, true
 		s.out.opening = func(b []byte) []byte { return wire.AppendOpen(b, id, kind, dst) }
+		s.out.window = uint32(s.window.open(lead, &c.m.memory))
 		return s
 	})
 	if err != nil {

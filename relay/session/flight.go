@@ -10,7 +10,9 @@ import (
 const (
 	leastFlight = 2 * ackPackets                   // what the peer's acknowledgements need to keep a sender going
 	mostFlight  = wire.Number(32 << 20 / slotSize) // more than Config.Window can keep
-	startFlight = 2 * leastFlight                  // before anything is known of the path
+	startFlight = 2 * leastFlight                  // before anything is known of the path,
+	startRate   = 12000                            // or what it carries in a trip of the length it has at this rate, in packets a second (130 Mbit/s),
+	mostStart   = 4096                             // but not more than this
 	startGrowth = 1.25                             // the bound doubles as long as more is delivered than the best so far, by this much,
 	startTrips  = 3                                // and until so many trips in a row deliver no more
 	queueTrips  = 3                                // a packet may wait for so many times the least trip,
@@ -33,7 +35,9 @@ const (
 // somewhere on the path, and less is sent; when they take less and the bound is
 // what held us up, more. (Losses on links that are far make trips of several times
 // the least, and are no queue. So a new path is filled as BBR fills one: what tells
-// that it is full is that a larger bound delivers no more.) (Brakmo and Peterson: TCP Vegas,
+// that it is full is that a larger bound delivers no more. The client knows the length
+// of a new path from its handshakes, and the exit from what the client grants; so a far
+// one begins with more.) (Brakmo and Peterson: TCP Vegas,
 // 1995, in the form of Wei, Jin, Low and Hegde: FAST TCP, 2006; the least trip is
 // found again as BBR does, by letting the queue run empty now and then.)
 //
@@ -60,7 +64,25 @@ type flight struct {
 	fresh   time.Duration // the least of those
 }
 
-func (f *flight) reset(queue time.Duration) { *f = flight{limit: startFlight, queue: queue} }
+func (f *flight) reset(queue, trip time.Duration) {
+	*f = flight{limit: max(startFlight, startFor(trip)), queue: queue}
+}
+
+// startFor is what a path with such a trip is taken to carry in one; 0: it is not known.
+func startFor(trip time.Duration) wire.Number {
+	return min(wire.Number(startRate*trip.Seconds()), mostStart)
+}
+
+// start takes what the peer expects to be on its way in a trip; it tells whether that
+// is news. Once anything was measured it is not.
+func (f *flight) start(packets wire.Number) bool {
+	packets = min(packets, mostStart)
+	if f.best > 0 || f.same > 0 || packets <= f.limit {
+		return false
+	}
+	f.limit = packets
+	return true
+}
 
 // allowed is how long a packet may take.
 func (f *flight) allowed() float64 { return float64(f.least + max(queueTrips*f.least, f.queue)) }

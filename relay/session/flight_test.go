@@ -25,7 +25,7 @@ type path struct {
 func newPath(trip time.Duration, rate float64) *path {
 	p := &path{now: time.Unix(1_000_000, 0), trip: trip, rate: rate}
 	p.free = p.now
-	p.f.reset(queueTimeDown)
+	p.f.reset(queueTimeDown, 0)
 	return p
 }
 
@@ -109,6 +109,29 @@ func TestFlightRamp(t *testing.T) {
 	}
 	if _, got := p.look(3 * leastAge); got < 0.97*p.rate {
 		t.Errorf("%.0f packets/s of %.0f in the long run", got, p.rate)
+	}
+}
+
+// TestFlightStart: what is sent at first goes by the length of the path, if it is known
+// or the peer tells, until something has been measured.
+func TestFlightStart(t *testing.T) {
+	var f flight
+	for trip, want := range map[time.Duration]wire.Number{0: startFlight, time.Millisecond: startFlight, 150 * time.Millisecond: 1800, time.Minute: mostStart} {
+		if f.reset(queueTimeDown, trip); f.bound() != want {
+			t.Errorf("a path with a trip of %v is given %d packets at first, want %d", trip, f.bound(), want)
+		}
+	}
+	f.reset(queueTimeDown, 0)
+	if f.start(startFlight); f.bound() != startFlight || f.start(100) {
+		t.Errorf("%d packets may be under way since the peer expects few", f.bound())
+	}
+	if !f.start(1800) || f.bound() != 1800 || f.start(1800) || !f.start(1<<40) || f.bound() != mostStart {
+		t.Errorf("%d packets may be under way since the peer expects many", f.bound())
+	}
+	p := newPath(150*time.Millisecond, 2000)
+	p.run(2 * time.Second)
+	if before := p.f.bound(); p.f.start(mostStart) || p.f.bound() != before {
+		t.Errorf("what the peer expects counts for a path that has been measured: %d packets after %d", p.f.bound(), before)
 	}
 }
 

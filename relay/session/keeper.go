@@ -194,6 +194,14 @@ func measured(c Carrier, asked time.Time) {
 	}
 }
 
+// tripOf is how long a round trip over the carrier took lately, if it knows; else 0.
+func tripOf(c Carrier) time.Duration {
+	if l, ok := c.(interface{ Trip() time.Duration }); ok {
+		return l.Trip()
+	}
+	return 0
+}
+
 // gone tells the carrier, if it wants to know, that it has gone silent; before it is
 // closed.
 func gone(c Carrier) {

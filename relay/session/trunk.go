@@ -104,7 +104,7 @@ func (t *trunk) init(window int, ended <-chan struct{}) {
 	t.ended, t.wake = ended, make(chan struct{}, 1)
 	t.allow = func(int, bool) bool { return true }
 	t.room.L = &t.mu
-	t.flight.reset(t.queue())
+	t.flight.reset(t.queue(), 0)
 	t.until.Store(t.flight.bound())
 }
 
@@ -142,6 +142,27 @@ func (t *trunk) reserve(bounded bool) ([]byte, error) {
 
 // may tells whether a packet may be sent now. The caller holds sending.
 func (t *trunk) may(bounded bool) bool { return t.kept.room() && !(bounded && t.full()) }
+
+// expect takes what the peer grants a stream: much at once is what it takes the path to
+// carry in a trip. Called with receiving held.
+func (t *trunk) expect(bytes uint32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.flight.start(wire.Number(bytes / maxData)) {
+		t.until.Store(t.acked + t.flight.bound())
+		t.room.Broadcast()
+	}
+}
+
+// lead is how many bytes the peer needs to be granted at first to fill the path.
+func (t *trunk) lead() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.now == nil {
+		return 0
+	}
+	return int(startFor(tripOf(t.now.carrier))) * maxData
+}
 
 // full tells whether as many packets are under way as flight allows. The caller
 // holds sending.
@@ -316,7 +337,7 @@ func (t *trunk) adopt(a *attachment, next wire.Number) (old *attachment, err err
 	closed := t.closed
 	if !closed {
 		t.now = a
-		t.flight.reset(t.queue()) // another path
+		t.flight.reset(t.queue(), tripOf(a.carrier)) // another path
 		t.timing.Store(false)
 		t.until.Store(t.acked + t.flight.bound())
 	}

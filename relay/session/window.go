@@ -38,6 +38,15 @@ func newWindow(most int) window {
 	return window{size: wire.StreamWindow, max: most, limit: wire.StreamWindow}
 }
 
+// open makes the window of a new stream as large as a far path needs, as the budget
+// allows, and returns how much to grant for that.
+func (w *window) open(size int, m *memory) (grant int) {
+	grant = m.lead(min(size, w.max) - w.size)
+	w.size += grant
+	w.limit += uint64(grant)
+	return grant
+}
+
 func (w *window) unread() int { return int(w.received - w.consumed) }
 
 // receive counts n bytes from the peer; false if they exceed what was granted.
