@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -111,12 +112,13 @@ func (c *client) snapshot() (state control.State, since time.Time, circuits []ci
 	}
 	circuits = pool.Circuits()
 	if state == control.StateConnecting {
-		for _, s := range circuits {
-			if s.Open && !s.Retiring {
-				return c.proof.state(circuits, since)
-			}
+		problem = nil
+		if slices.ContainsFunc(circuits, func(s circuit.Status) bool { return s.Open && !s.Retiring }) {
+			state, since, problem = c.proof.state(circuits, since)
 		}
-		problem = pool.Failure()
+		if state == control.StateConnecting && problem == nil { // the circuits may be those of devices with wishes of their own
+			problem = pool.Failure()
+		}
 	}
 	return state, since, circuits, problem
 }

@@ -126,18 +126,18 @@ func (p *proof) seen(exit string) []string {
 }
 
 // state tells whether circuits, of which one is open, carry traffic for sure.
-func (p *proof) state(circuits []circuit.Status, since time.Time) (control.State, time.Time, []circuit.Status, error) {
+func (p *proof) state(circuits []circuit.Status, since time.Time) (control.State, time.Time, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range circuits {
 		if v := p.exits[c.Hops[len(c.Hops)-1]]; c.Open && c.Streams > 0 && v.err != nil {
-			return control.StateConnecting, since, circuits, v.err
+			return control.StateConnecting, since, v.err
 		}
 	}
 	if p.since.IsZero() {
-		return control.StateConnecting, since, circuits, p.failure
+		return control.StateConnecting, since, p.failure
 	}
-	return control.StateUp, p.since, circuits, nil
+	return control.StateUp, p.since, nil
 }
 
 // prove asks exits as soon as there is a circuit, until one has answered; each further

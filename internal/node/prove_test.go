@@ -71,7 +71,7 @@ func TestProofState(t *testing.T) {
 	p, began := new(proof), time.Unix(5, 0)
 	check := func(what string, want control.State, problem error, circuits ...circuit.Status) {
 		t.Helper()
-		state, since, _, err := p.state(circuits, began)
+		state, since, err := p.state(circuits, began)
 		if state != want || !errors.Is(err, problem) || (state == control.StateConnecting) != since.Equal(began) {
 			t.Errorf("%s: got %v since %v, %v; want %v, %v", what, state, since, err, want, problem)
 		}
@@ -152,7 +152,7 @@ func TestProveAnother(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- c.prove(ctx) }() // ends with stop
 	up := func() (state control.State) {
-		state, _, _, _ = c.proof.state(nil, time.Time{})
+		state, _, _ = c.proof.state(nil, time.Time{})
 		return state
 	}
 	silent := false // until it is, nothing else may have proved anything

@@ -1,12 +1,14 @@
 package node
 
 import (
+	"context"
 	"crypto/ed25519"
 	"strings"
 	"testing"
 	"time"
 
 	"cuttle/internal/control"
+	"cuttle/relay/circuit"
 	"cuttle/relay/netmap"
 )
 
@@ -55,6 +57,18 @@ func TestUnmetWish(t *testing.T) {
 		}
 		wait("an exit that is wanted", func(st control.Status) bool { return st.Exit == x2 && len(st.Problems) == 0 })
 	}
+	wish(3, "ZZ")
+	wait("no such exit", says("no exit matches", true))
+	get, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	own, err := c.pool.Get(get, circuit.Want{Key: circuit.Key{1}, Exits: []netmap.ExitWish{{ID: nw.nodes["x2"].id.ID}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := n.Status(); st.Circuits == 0 || !says("no exit matches", true)(st) {
+		t.Errorf("beside the circuit of a device that leaves elsewhere: %+v, want the wish said to stay", st)
+	}
+	own.Close()
 	wish(6, "any")
 	wait("no route, which links may bring", says("no route", false))
 	wish(3, "ZZ")
