@@ -29,5 +29,12 @@ func relayMemory(configured int, machine uint64) int64 {
 	if configured > 0 {
 		return int64(configured) << 20
 	}
+	return memoryShare(machine)
+}
+
+// memoryShare is what one purpose may take of the machine's memory, in bytes: cells that
+// wait; what the sessions of this client, or those of this exit, have received and nobody
+// has read, or have sent and nobody has acknowledged.
+func memoryShare(machine uint64) int64 {
 	return int64(min(max(machine/memoryPart, memoryLeast), memoryMost))
 }

@@ -32,11 +32,8 @@ import (
 	"cuttle/tun/hostnet"
 )
 
-// The receive buffers of an exit, bytes.
-const (
-	exitBudget  = 16 << 20  // of one session
-	exitBudgets = 256 << 20 // of all sessions
-)
+// exitBudget bounds the receive buffers of one session of an exit, bytes.
+const exitBudget = 16 << 20
 
 // Node is one node. Run it once.
 type Node struct {
@@ -124,12 +121,12 @@ func (n *Node) newSwitch() (*circuit.Switch, error) {
 			return nil, err
 		}
 		n.exit = ex
-		shared := session.NewBudget(exitBudgets)
+		share := memoryShare(machineMemory())
 		n.sessions = session.NewExit(func(from wire.NodeID) session.Opener { return ex.Circuit(from) },
 			session.ExitConfig{Session: session.Config{
-				Budget: exitBudget, Shared: shared, Streams: max(1, exitConnections(n.cfg)/2),
+				Budget: exitBudget, Shared: session.NewBudget(share), Streams: max(1, exitConnections(n.cfg)/2),
 				IdleReplied: time.Duration(n.cfg.Exit.UDPIdle), Queries: n.cfg.Exit.ClientQueries,
-			}})
+			}, Kept: share})
 		sc.Serve = func(t *circuit.Terminal) (circuit.Handler, error) {
 			return n.sessions.Accept(t, t.Neighbor()), nil
 		}

@@ -3,6 +3,7 @@ package session
 import (
 	"encoding/binary"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -264,6 +265,50 @@ func TestKeptIsBounded(t *testing.T) {
 	if x.Kept() != 0 {
 		t.Errorf("%d bytes are counted of nothing", x.Kept())
 	}
+}
+
+// TestClientKeepsWithinItsShare: sessions whose exits acknowledge nothing keep together
+// what they may, each has its least window all the same, and goes on when there is room.
+func TestClientKeepsWithinItsShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kept := NewKept(3 * wire.LeastWindow)
+		var all []*mux
+		var senders sync.WaitGroup
+		begin := func() {
+			m := muxOn(newRecorder(1<<12), Config{Kept: kept})
+			all = append(all, m)
+			senders.Go(func() { // ends with the session
+				for m.trunk.send(make([]byte, wire.SessionPacketSize)) == nil {
+				}
+			})
+			synctest.Wait()
+		}
+		begin()
+		if n := kept.Used(); n != 3*wire.LeastWindow {
+			t.Errorf("one session keeps %d bytes, want all of the %d there are", n, 3*wire.LeastWindow)
+		}
+		begin()
+		if n := kept.Used(); n != 4*wire.LeastWindow {
+			t.Errorf("two sessions keep %d bytes, want the first one's share and a least window", n)
+		}
+		first := all[0]
+		first.trunk.receiving.Lock()
+		if err := first.trunk.acknowledge(first.trunk.next.Load()); err != nil {
+			t.Error(err)
+		}
+		first.trunk.receiving.Unlock()
+		synctest.Wait()
+		if n := kept.Used(); n < 3*wire.LeastWindow || n > 4*wire.LeastWindow {
+			t.Errorf("after an acknowledgement %d bytes are kept, want the share used again", n)
+		}
+		for _, m := range all {
+			m.close()
+		}
+		senders.Wait()
+		if n := kept.Used(); n != 0 {
+			t.Errorf("%d bytes are counted of sessions that have ended", n)
+		}
+	})
 }
 
 // FuzzExitCarriers has two carriers of one exit say random things in random

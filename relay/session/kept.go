@@ -3,6 +3,7 @@ package session
 import (
 	"encoding/binary"
 	"sync"
+	"sync/atomic"
 
 	"cuttle/relay/wire"
 )
@@ -84,6 +85,30 @@ func (k *kept) drop() (freed int) {
 	freed = k.slabs
 	*k = kept{}
 	return freed
+}
+
+// Kept bounds the packets that the sessions of a client keep together until they are
+// acknowledged. Beyond its least window none keeps more when it is used up, and waits
+// for its exit. All methods may be called by any number of goroutines.
+type Kept struct {
+	limit int64
+	used  atomic.Int64
+}
+
+// NewKept makes a bound of so many bytes.
+func NewKept(bytes int64) *Kept { return &Kept{limit: bytes} }
+
+// Used returns the bytes that all sessions keep.
+func (k *Kept) Used() int64 { return k.used.Load() }
+
+// allow is trunk.allow.
+func (k *Kept) allow(slabs int, must bool) bool {
+	n := int64(slabs) * slabSize
+	if k.used.Add(n) <= k.limit || n <= 0 || must {
+		return true
+	}
+	k.used.Add(-n)
+	return false
 }
 
 // cursor walks over kept packets in order.

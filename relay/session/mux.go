@@ -94,6 +94,9 @@ func newMux(cfg Config) *mux {
 		done:    make(chan struct{}),
 	}
 	m.trunk.init(m.cfg.Window, m.done)
+	if m.cfg.Kept != nil {
+		m.trunk.allow = m.cfg.Kept.allow
+	}
 	m.trunk.packet, m.trunk.moved = m.packet, m.forgetFragments
 	m.memory.limit, m.memory.shared = int64(m.cfg.Budget), m.cfg.Shared
 	if m.cfg.Shared != nil {

@@ -148,6 +148,7 @@ type Config struct {
 	Queries   int     // DNS queries at a time; 64
 
 	Window   int           // bytes of packets kept until they are acknowledged; 16 MiB, at least wire.LeastWindow
+	Kept     *Kept         // with other sessions of a client, besides Window; nil: none
 	Resume   time.Duration // a session without a carrier ends after; 60 s
 	Attaches int           // carriers that a client attaches to after the first, per hour; 30
 
