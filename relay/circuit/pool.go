@@ -19,7 +19,7 @@ const (
 	defaultMost     = 64
 	defaultLifetime = 10 * time.Minute
 	avoidTime       = 2 * time.Minute        // how long a node that failed is avoided
-	apartTime       = 10 * time.Second       // and one that a neighbor had no link to: links come back, and to be told so again costs a round trip
+	apartTime       = 10 * time.Second       // and one that a neighbor had no link to, the first time: links come back, and to be told so again costs a round trip
 	avoidTries      = 16                     // nodes given up one by one, of those that are avoided
 	backoffFirst    = 200 * time.Millisecond // after a failed build, doubling
 	backoffMost     = 30 * time.Second
@@ -93,7 +93,8 @@ type Pool struct {
 	watchers sync.WaitGroup // a goroutine for each member, until it has closed
 }
 
-// fault is when a node has failed, and until when it is avoided for that.
+// fault is when a node has failed last, and until when it is avoided for that. It is
+// remembered for avoidTime.
 type fault struct{ at, until time.Time }
 
 // member is a circuit of the pool. Claimed means that GetTo's caller has it for
@@ -364,7 +365,7 @@ func (p *Pool) avoided(now time.Time) []wire.NodeID {
 	for id, f := range p.avoid {
 		if now.Before(f.until) {
 			avoid = append(avoid, id)
-		} else {
+		} else if now.Sub(f.at) >= avoidTime {
 			delete(p.avoid, id)
 		}
 	}
@@ -382,13 +383,22 @@ func (p *Pool) blame(path []*netmap.Record, err error, now time.Time) {
 func (p *Pool) blameLocked(path []*netmap.Record, err error, now time.Time) {
 	var at *BuildError
 	if errors.As(err, &at) && at.Hop < len(path) {
-		span := avoidTime
-		if at.Reason == wire.ReasonNotConnected {
-			span = apartTime
-		}
-		p.avoid[path[at.Hop].ID] = fault{now, now.Add(span)}
+		p.avoidLocked(path[at.Hop].ID, at.Reason == wire.ReasonNotConnected, now)
 		p.ratings.note(path[at.Hop].ID, false)
 	}
+}
+
+// avoidLocked has a node avoided that has failed; apart: for a neighbor had no link to it.
+func (p *Pool) avoidLocked(id wire.NodeID, apart bool, now time.Time) {
+	f, known := p.avoid[id]
+	until := now.Add(avoidTime)
+	if apart && (!known || now.Before(f.until)) {
+		until = now.Add(apartTime) // it has not had another chance yet
+	}
+	if until.Before(f.until) {
+		until = f.until
+	}
+	p.avoid[id] = fault{now, until}
 }
 
 func (p *Pool) failed(ctx context.Context, path []*netmap.Record, err error) {

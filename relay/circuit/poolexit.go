@@ -121,9 +121,8 @@ func (p *Pool) buildTo(ctx context.Context, lost *Circuit, avoid []wire.NodeID, 
 		}
 		if errors.Is(err, errMute) {
 			// The hop before may be what keeps the exit from answering.
-			now := time.Now()
 			p.mu.Lock()
-			p.avoid[path[len(path)-2].ID] = fault{now, now.Add(avoidTime)}
+			p.avoidLocked(path[len(path)-2].ID, false, time.Now())
 			p.mu.Unlock()
 			return nil, fmt.Errorf("%w: %w", ErrExitMute, err)
 		}

@@ -1,6 +1,7 @@
 package circuit
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"testing"
@@ -135,5 +136,45 @@ func TestFirstWishComesBack(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A node that is said again to have no link is avoided as long as one that does not
+// answer, and being told so shortens no longer time; the last to fail is given up last.
+func TestAvoidedFor(t *testing.T) {
+	p, err := NewPool(PoolConfig{
+		Build:  func(context.Context, []*netmap.Record) (*Circuit, error) { return nil, errMute },
+		Choose: func([]wire.NodeID) ([]*netmap.Record, error) { return nil, netmap.ErrNoExit },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, y := wire.NodeID{1}, wire.NodeID{2}
+	begun := time.Now()
+	for _, step := range []struct {
+		at    time.Duration
+		node  wire.NodeID // zero: none fails
+		apart bool
+		want  []wire.NodeID
+	}{
+		{0, x, false, []wire.NodeID{x}},
+		{1 * time.Second, y, true, []wire.NodeID{y, x}},
+		{2 * time.Second, x, true, []wire.NodeID{x, y}},
+		{3 * time.Second, y, true, []wire.NodeID{y, x}},
+		{14 * time.Second, wire.NodeID{}, false, []wire.NodeID{x}},
+		{15 * time.Second, y, true, []wire.NodeID{y, x}},
+		{119 * time.Second, wire.NodeID{}, false, []wire.NodeID{y, x}},
+		{121 * time.Second, wire.NodeID{}, false, []wire.NodeID{y}},
+		{136 * time.Second, wire.NodeID{}, false, nil},
+		{300 * time.Second, y, true, []wire.NodeID{y}},
+		{311 * time.Second, wire.NodeID{}, false, nil},
+	} {
+		now := begun.Add(step.at)
+		if step.node != (wire.NodeID{}) {
+			p.avoidLocked(step.node, step.apart, now)
+		}
+		if got := p.avoided(now); !slices.Equal(got, step.want) {
+			t.Errorf("after %v %v are avoided, want %v", step.at, got, step.want)
+		}
 	}
 }

@@ -7,7 +7,7 @@ import (
 
 const (
 	chunkSize = 16 << 10
-	leadPart  = 8 // one of so many parts of what windows may still grow by
+	leadPart  = 4 // one of so many parts of what there is for first windows
 )
 
 // memory counts the receive buffers of one session against its budget, and
@@ -38,12 +38,12 @@ func (m *memory) free(n int) {
 }
 
 // lead asks for up to n bytes of window for a stream that has not shown yet that it
-// needs them, and returns how many it got: so few of those left that streams which are
-// idle keep no other from growing.
+// needs them, and returns how many it got: a part of what is left of the first half of
+// what windows may grow by, so that streams which stay idle keep no other from growing.
 func (m *memory) lead(n int) int {
-	left := m.limit/2 - m.extra.Load()
+	left := m.limit/4 - m.extra.Load()
 	if m.shared != nil {
-		left = min(left, m.shared.limit/2-m.shared.extra.Load())
+		left = min(left, m.shared.limit/4-m.shared.extra.Load())
 	}
 	if n = min(n, int(left/leadPart)); n <= 0 || !m.grow(n) {
 		return 0

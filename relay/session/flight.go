@@ -74,7 +74,7 @@ func startFor(trip time.Duration) wire.Number {
 }
 
 // start takes what the peer expects to be on its way in a trip; it tells whether that
-// is news. Once anything was measured it is not.
+// is news. Once the path has begun to be filled it is not.
 func (f *flight) start(packets wire.Number) bool {
 	packets = min(packets, mostStart)
 	if f.best > 0 || f.same > 0 || packets <= f.limit {

@@ -3,11 +3,13 @@ package session
 import (
 	"io"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"cuttle/relay/session/sessiontest"
+	"cuttle/relay/wire"
 )
 
 // measuring is a carrier that wants to know round trips.
@@ -104,23 +106,119 @@ func TestFarStreamsStartLarge(t *testing.T) {
 	}
 }
 
-// TestLeadLeavesRoom: streams that are given large windows at first leave most of what
-// windows may grow by to those that show that they need it.
-func TestLeadLeavesRoom(t *testing.T) {
-	shared := NewBudget(40 << 20)
-	m := memory{limit: 64 << 20, shared: shared}
-	sum, before := 0, 4<<20
-	for i := range 100 {
-		n := m.lead(4 << 20)
-		if n > before {
-			t.Fatalf("stream %d got %d bytes, the one before %d", i, n, before)
+// TestIdleStreamsLeaveRoom: a download over a far path is as fast beside streams that
+// were opened and carry nothing, which have been given large windows as well.
+func TestIdleStreamsLeaveRoom(t *testing.T) {
+	const trip, size, idle = 150 * time.Millisecond, 40 << 20, 60
+	synctest.Test(t, func(t *testing.T) {
+		up, down := sessiontest.Pipe(1 << 14)
+		up.Delay, down.Delay = trip/2, trip/2
+		var opened atomic.Int32
+		s := newServer(serving(t, func(c *memConn) {
+			if opened.Add(1) <= idle { // they are opened one after the other
+				_, _ = io.Copy(io.Discard, struct{ io.Reader }{c})
+				return
+			}
+			_, _ = c.Write(make([]byte, size))
+		}), Config{})
+		down.Attach(answerAttach(s.m, down))
+		sessiontest.Join(up, down)
+		c := NewClient(&measuring{Carrier: up}, nil, Config{})
+		time.Sleep(2 * trip) // ATTACH is answered
+		for range idle {
+			if _, err := c.OpenTCP(somewhere); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * trip)
 		}
-		sum, before = sum+n, n
+		begun := time.Now()
+		st, err := c.OpenTCP(somewhere)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.Copy(io.Discard, st); n != size || err != nil {
+			t.Errorf("%d bytes, %v; want %d", n, err, size)
+		}
+		if took := time.Since(begun); took > 25*trip {
+			t.Errorf("%d bytes came after %v, want at most %v", size, took, 25*trip)
+		}
+		c.Close()
+		s.Close()
+		up.Wait()
+	})
+}
+
+// TestLeadLeavesRoom: large first windows take half of what windows may grow by at most,
+// of a session's budget and of the one that it shares.
+func TestLeadLeavesRoom(t *testing.T) {
+	for name, m := range map[string]*memory{
+		"own":    {limit: 64 << 20},
+		"shared": {limit: 1 << 40, shared: NewBudget(64 << 20)},
+	} {
+		if first := m.lead(1 << 20); first != 1<<20 {
+			t.Errorf("%s: the first stream got %d bytes of 1 MiB", name, first)
+		}
+		before := 4 << 20
+		for range 100 {
+			n := m.lead(4 << 20)
+			if n > before {
+				t.Errorf("%s: a stream got %d bytes, the one before %d", name, n, before)
+			}
+			before = n
+		}
+		if used := m.extra.Load(); used < 15<<20 || used > 16<<20 {
+			t.Errorf("%s: a hundred streams got %d bytes, want nearly 16 MiB", name, used)
+		}
+		if !m.grow(16 << 20) {
+			t.Errorf("%s: a stream that needs its window finds no room", name)
+		}
 	}
-	if left := shared.limit/2 - shared.extra.Load(); sum < 16<<20 || left <= 0 || int64(sum) != m.extra.Load() {
-		t.Errorf("a hundred streams got %d bytes, %d are left", sum, left)
+}
+
+// TestFirstWindowTellsThePath: the window of a new stream says what to have under way, as
+// long as nothing was sent; credit for what was read does not.
+func TestFirstWindowTellsThePath(t *testing.T) {
+	m := muxOn(newRecorder(1<<10), Config{})
+	s := newStream(m, 1)
+	for i, step := range []struct {
+		credit, want int
+	}{{1000 * maxData, wire.StreamWindow/maxData + 1000}, {3000 * maxData, wire.StreamWindow/maxData + 1000}} {
+		if err := s.credit(uint32(step.credit)); err != nil {
+			t.Fatal(err)
+		}
+		if got := int(m.trunk.flight.bound()); got < step.want-1 || got > step.want+1 {
+			t.Errorf("after WINDOW %d: %d packets may be under way, want %d", i+1, got, step.want)
+		}
 	}
-	if first := (&memory{limit: 64 << 20}).lead(1 << 20); first != 1<<20 {
-		t.Errorf("the first stream got %d bytes of 1 MiB", first)
+	used := newStream(m, 3)
+	used.credits -= 1000
+	before := m.trunk.flight.bound()
+	if err := used.credit(4096 * maxData); err != nil || m.trunk.flight.bound() != before {
+		t.Errorf("credit of a stream that has sent changes what may be under way from %d to %d packets (%v)", before, m.trunk.flight.bound(), err)
 	}
+	m.close()
+}
+
+// TestCarrierTellsThePath: what may be under way on a new carrier goes by the least trip
+// that it was found to take.
+func TestCarrierTellsThePath(t *testing.T) {
+	up, _ := sessiontest.Pipe(1)
+	line := &measuring{Carrier: up, trips: []time.Duration{150 * time.Millisecond}}
+	m := newMux(Config{})
+	if _, err := m.trunk.adopt(&attachment{carrier: line}, 0); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.trunk.flight.bound(); got != 1800 {
+		t.Errorf("%d packets may be under way at first, want 1800", got)
+	}
+	for _, step := range []struct {
+		trip time.Duration
+		want int
+	}{{5 * time.Second, 1800}, {100 * time.Millisecond, 1200}, {150 * time.Millisecond, 1200}} {
+		line.Measured(step.trip)
+		if got := m.trunk.lead(); got != step.want*maxData {
+			t.Errorf("after a trip of %v the peer is to be granted %d bytes, want %d packets", step.trip, got, step.want)
+		}
+	}
+	m.trunk.close()
 }

@@ -211,7 +211,6 @@ func (m *mux) frame(class wire.Class, f wire.SessionFrame) error {
 	case wire.SessionFin:
 		err = e.fin()
 	case wire.SessionWindow:
-		m.trunk.expect(f.Window)
 		err = e.credit(f.Window)
 	case wire.SessionDatagram:
 		err = e.datagram(f)

@@ -75,11 +75,17 @@ func (s *Stream) fin() error {
 // credit takes the peer's leave to send more.
 func (s *Stream) credit(n uint32) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.credits += int64(n); s.credits > maxCredit {
+	first := s.credits == wire.StreamWindow // neither granted more nor used any
+	s.credits += int64(n)
+	window := s.credits
+	s.writable.Broadcast()
+	s.mu.Unlock()
+	if window > maxCredit {
 		return fmt.Errorf("window too large: %w", errProtocol)
 	}
-	s.writable.Broadcast()
+	if first {
+		s.m.trunk.expect(window)
+	}
 	return nil
 }
 

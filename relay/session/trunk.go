@@ -27,6 +27,16 @@ type attachment struct {
 	refusal wire.Refusal        // client: set before answer is closed
 	start   wire.Number         // the peer's packets that had arrived before it
 	said    said                // the pump's alone
+	trip    time.Duration       // the least that the carrier was found to take, 0: not known; guarded by trunk.mu
+}
+
+// least is trip; one that was measured while something held it up would make the path
+// far. The caller holds trunk.mu.
+func (a *attachment) least() time.Duration {
+	if trip := tripOf(a.carrier); a.trip == 0 || trip > 0 && trip < a.trip {
+		a.trip = trip
+	}
+	return a.trip
 }
 
 // said is what the pump has sent on an attachment, so that nothing is told twice.
@@ -143,9 +153,9 @@ func (t *trunk) reserve(bounded bool) ([]byte, error) {
 // may tells whether a packet may be sent now. The caller holds sending.
 func (t *trunk) may(bounded bool) bool { return t.kept.room() && !(bounded && t.full()) }
 
-// expect takes what the peer grants a stream: much at once is what it takes the path to
-// carry in a trip. Called with receiving held.
-func (t *trunk) expect(bytes uint32) {
+// expect takes the window that the peer gives a new stream: a large one is what it takes
+// the path to carry in a trip.
+func (t *trunk) expect(bytes int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.flight.start(wire.Number(bytes / maxData)) {
@@ -161,7 +171,7 @@ func (t *trunk) lead() int {
 	if t.now == nil {
 		return 0
 	}
-	return int(startFor(tripOf(t.now.carrier))) * maxData
+	return int(startFor(t.now.least())) * maxData
 }
 
 // full tells whether as many packets are under way as flight allows. The caller
@@ -337,7 +347,7 @@ func (t *trunk) adopt(a *attachment, next wire.Number) (old *attachment, err err
 	closed := t.closed
 	if !closed {
 		t.now = a
-		t.flight.reset(t.queue(), tripOf(a.carrier)) // another path
+		t.flight.reset(t.queue(), a.least()) // another path
 		t.timing.Store(false)
 		t.until.Store(t.acked + t.flight.bound())
 	}
