@@ -9,6 +9,8 @@ USER_COMMANDS := cuttled cuttle
 CHAIN   := internal/lab/chain
 CHAINTEST := billing/evm/chaintest
 FUZZTIME ?= 60s
+# What fetches is tried three times.
+thrice = $(1) || { sleep 10; $(1); } || { sleep 30; $(1); }
 
 .DEFAULT_GOAL := help
 .PHONY: help build contract chain demo test test-unit test-root test-chain test-package debs test-install test-systemd check vet lint fuzz race cross bench peers bench-peers package tidy-check
@@ -59,7 +61,7 @@ vet:
 
 $(LINT):
 	@mkdir -p $(BIN)
-	GOBIN=$(abspath $(BIN)) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINTVER)
+	$(call thrice,GOBIN=$(abspath $(BIN)) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINTVER))
 
 lint: $(LINT) ## golangci-lint, pinned
 	@test "$$($(LINT) version --short 2>/dev/null)" = "$(LINTVER:v%=%)" || { rm -f $(LINT); $(MAKE) --no-print-directory $(LINT); }
@@ -91,7 +93,7 @@ NFPM     := $(BIN)/nfpm
 NFPMVER  := v2.44.0
 $(NFPM):
 	@mkdir -p $(BIN)
-	GOBIN=$(abspath $(BIN)) $(GO) install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPMVER)
+	$(call thrice,GOBIN=$(abspath $(BIN)) $(GO) install github.com/goreleaser/nfpm/v2/cmd/nfpm@$(NFPMVER))
 
 package: $(NFPM) ## deb, rpm, apk, ipk and archlinux packages for every processor into bin/packages
 	rm -rf $(PACKAGES)
