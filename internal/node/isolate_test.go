@@ -167,7 +167,7 @@ func TestReroute(t *testing.T) {
 	x2 := nw.nodes["x2"].id.ID.String()
 	wait := func(what string, ok func([]control.Circuit) bool) {
 		t.Helper()
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
 			if ok(nw.nodes["c"].Circuits()) {
 				return
 			}

@@ -214,7 +214,7 @@ func TestThreeHops(t *testing.T) {
 			o := nw.pool()
 			tr := &http.Transport{DialContext: o.DialContext}
 			defer tr.CloseIdleConnections()
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			req, err := http.NewRequestWithContext(ctx, http.MethodPost, web.URL+"/canary-path", bytes.NewReader(body))
 			if err != nil {
@@ -244,7 +244,7 @@ func TestThreeHops(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	nw := newNetwork(t, "plain")
 	o := nw.pool()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	for _, tc := range []struct {
 		to   string
@@ -263,7 +263,7 @@ func TestRefusals(t *testing.T) {
 
 func TestNotAClient(t *testing.T) {
 	nw := newNetwork(t, "plain")
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	k, _, err := nw.pool().getFor(ctx, circuit.Want{})
 	if err != nil {

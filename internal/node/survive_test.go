@@ -41,7 +41,7 @@ func TestRelayRestarted(t *testing.T) {
 	address, speak := waiter(t)
 	nw := newNetwork(t, "plain")
 	o := nw.pool()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	conn, err := o.DialTCP(ctx, flowTo(address))
 	if err != nil {
@@ -78,7 +78,7 @@ func TestRelayGone(t *testing.T) {
 	nw := newNetwork(t, "plain")
 	nw.nodes["c"].client.onward.cfg.Resume = time.Second
 	o := nw.pool()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	conn, err := o.DialTCP(ctx, flowTo(address))
 	if err != nil {
@@ -190,9 +190,10 @@ func TestTransferSurvives(t *testing.T) {
 			}))
 			defer web.Close()
 			nw := mesh(t, "x1")
+			nw.linked(8)
 			o := nw.pool()
 			tr := &http.Transport{DialContext: o.DialContext, DisableKeepAlives: true}
-			ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			up := newSlow(bytes.NewReader(body), 2<<20)
 			req, err := http.NewRequestWithContext(ctx, http.MethodPost, web.URL, up)

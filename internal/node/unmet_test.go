@@ -16,7 +16,7 @@ import (
 // what links and time may change is not.
 func TestUnmetWish(t *testing.T) {
 	nw := mesh(t, "x1", "x2")
-	nw.linked(8)
+	nw.linked(10)
 	nw.pool()
 	n := nw.nodes["c"]
 	c := n.client
@@ -88,7 +88,7 @@ func TestUnmetWish(t *testing.T) {
 // Nothing is said to stay while the record of an exit is not valid yet.
 func TestUnmetButSoon(t *testing.T) {
 	nw := mesh(t, "x1", "x2")
-	nw.linked(8)
+	nw.linked(10)
 	nw.pool()
 	c := nw.nodes["c"].client
 	if err := c.reroute(3, []string{"ZZ"}); err != nil {

@@ -51,7 +51,7 @@ func TestPeersOnly(t *testing.T) {
 		if err == nil {
 			_ = c.Close()
 		}
-		if !errors.Is(err, unix.ECONNREFUSED) || time.Since(began) > time.Second {
+		if !errors.Is(err, unix.ECONNREFUSED) || time.Since(began) > 4*time.Second {
 			t.Errorf("marked connection to %v, no peer: %v after %v, want refused at once", other, err, time.Since(began))
 		}
 	}

@@ -297,7 +297,7 @@ func TestTransitionsLeakNothing(t *testing.T) {
 	time.Sleep(quiet)
 	w.judge("transitions", from, rounds)
 	t.Logf("%d rounds of probes, at most %v apart, %d frames since the machine is closed", rounds, gap, len(w.wire.since(from)))
-	if rounds < 50 {
+	if rounds < 20 {
 		t.Errorf("only %d rounds", rounds)
 	}
 	w.end(unix.SIGKILL)

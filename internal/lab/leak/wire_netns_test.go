@@ -67,35 +67,50 @@ func (w *wire) run() error {
 	}
 	buf := make([]byte, 1<<18)
 	for {
-		var n int
-		var from unix.Sockaddr
-		var got error
 		if err := raw.Read(func(fd uintptr) bool {
-			n, from, got = unix.Recvfrom(int(fd), buf, 0)
-			return !errors.Is(got, unix.EAGAIN)
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			n, from, err := unix.Recvfrom(int(fd), buf, 0)
+			if err != nil { // there is none yet, it was interrupted, or the interface is down
+				return !errors.Is(err, unix.EAGAIN)
+			}
+			if ll, ok := from.(*unix.SockaddrLinklayer); !ok || ll.Pkttype != unix.PACKET_OUTGOING { // else it is the router's own
+				w.frames = append(w.frames, bytes.Clone(buf[:min(n, kept)]))
+			}
+			return true
 		}); err != nil {
 			return err
 		}
-		if got != nil {
-			continue // interrupted, or the interface is down
-		}
-		if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype == unix.PACKET_OUTGOING {
-			continue // the router's own
-		}
-		w.mu.Lock()
-		w.frames = append(w.frames, bytes.Clone(buf[:min(n, kept)]))
-		w.mu.Unlock()
 	}
 }
 
 // quiet is how long after the last probe a frame may still come.
 const quiet = 150 * time.Millisecond
 
-// now is the place of the next frame.
+// now is the place of the next frame to be sent: those that have been wait for nobody
+// any more.
 func (w *wire) now() int {
+	for {
+		waits, n := w.waiting()
+		if !waits {
+			return n
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// waiting tells whether a frame waits to be read, and how many have been.
+func (w *wire) waiting() (waits bool, n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.frames)
+	raw, err := w.file.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) {
+			_, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+			waits = err == nil
+		})
+	}
+	return waits && err == nil, len(w.frames)
 }
 
 func (w *wire) since(from int) [][]byte {

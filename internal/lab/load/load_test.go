@@ -32,7 +32,7 @@ func TestModes(t *testing.T) {
 	}
 	for _, mode := range []string{"download", "upload"} {
 		var out bytes.Buffer
-		err := run(t.Context(), []string{"-mode", mode, "-url", url, "-flows", "2", "-warmup", "50ms", "-window", "300ms"}, &out)
+		err := run(t.Context(), []string{"-mode", mode, "-url", url, "-flows", "2", "-warmup", "50ms", "-window", "2s"}, &out)
 		if err != nil {
 			t.Fatalf("%s: %v", mode, err)
 		}
@@ -114,7 +114,7 @@ func TestStall(t *testing.T) {
 
 func TestLatencyEndsWithWindow(t *testing.T) {
 	const count = 1 << 30
-	r, err := Latency(t.Context(), Config{URL: newServer(t), Count: count, Window: 300 * time.Millisecond})
+	r, err := Latency(t.Context(), Config{URL: newServer(t), Count: count, Window: 2 * time.Second})
 	if err != nil || len(r.Times) == 0 || len(r.Times) == count {
 		t.Errorf("Latency = %d times, %v; want some", len(r.Times), err)
 	}
