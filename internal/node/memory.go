@@ -33,8 +33,8 @@ func relayMemory(configured int, machine uint64) int64 {
 }
 
 // memoryShare is what one purpose may take of the machine's memory, in bytes: cells that
-// wait; what the sessions of this client, or those of this exit, have received and nobody
-// has read, or have sent and nobody has acknowledged.
+// wait; what the sessions of this client, or those of this exit, have sent and nobody has
+// acknowledged; what those of this exit have received and nobody has taken.
 func memoryShare(machine uint64) int64 {
 	return int64(min(max(machine/memoryPart, memoryLeast), memoryMost))
 }

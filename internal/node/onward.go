@@ -71,10 +71,9 @@ var (
 )
 
 func newOnward(cl config.Client) *onward {
-	share := memoryShare(machineMemory())
 	return &onward{
 		sessions: make(map[*circuit.Circuit]*carried), answered: answered{mode: cl.Early}, isolation: newIsolation(cl),
-		names: dnscache.New(cl.DNSCache << 20), cfg: session.Config{Streams: clientFlows, Shared: session.NewBudget(share), Kept: session.NewKept(share)},
+		names: dnscache.New(cl.DNSCache << 20), cfg: session.Config{Streams: clientFlows, Kept: session.NewKept(memoryShare(machineMemory()))},
 	}
 }
 

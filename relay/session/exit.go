@@ -362,14 +362,15 @@ func (x *Exit) allow(r *resident, bytes int64, must bool) bool {
 	x.kept += bytes
 	r.kept += bytes
 	r.near.kept += bytes
-	if x.kept > x.cfg.Kept && !x.relief {
+	if bytes > 0 && x.kept > x.cfg.Kept && !x.relief {
 		x.relief = true
 		x.work.Go(x.relieve) // ends at once; a session's goroutine or Write calls, so the exit is not closed yet
 	}
 	return true
 }
 
-// relieve ends the session that keeps most.
+// relieve ends the session that keeps most. No other is ended before what it kept is
+// given back.
 func (x *Exit) relieve() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -381,11 +382,18 @@ func (x *Exit) relieve() {
 			worst, most = r, r.kept
 		}
 	}
-	x.relief = false
+	x.relief = worst != nil
 	x.keeping.Unlock()
-	if worst != nil {
-		x.expel(worst)
+	if worst == nil {
+		return
 	}
+	x.expel(worst)
+	x.work.Go(func() { // ends when the session's goroutines have
+		worst.s.m.close()
+		x.keeping.Lock()
+		defer x.keeping.Unlock()
+		x.relief = false
+	})
 }
 
 // Sessions counts the sessions that are known, and of these the ones that have no

@@ -267,6 +267,51 @@ func TestKeptIsBounded(t *testing.T) {
 	}
 }
 
+// TestReliefEndsOneSession: however much is asked for meanwhile, no other session is ended
+// before what the first one kept has been given back.
+func TestReliefEndsOneSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := NewExit(func(wire.NodeID) Opener { return hang() }, ExitConfig{Kept: 8 * slabSize})
+		block := make(chan struct{})
+		var all []*resident
+		x.mu.Lock()
+		for i := range byte(4) {
+			r := x.admit(wire.NodeID{i}, [32]byte{i}, wire.SessionID{i})
+			r.s.m.work.Go(func() { <-block }) // something of it takes long to end
+			all = append(all, r)
+		}
+		x.mu.Unlock()
+		ask := func() int {
+			for range 20 {
+				for _, r := range all {
+					x.allow(r, slabSize, true)
+					x.allow(r, -slabSize, true)
+				}
+				synctest.Wait()
+			}
+			n, _ := x.Sessions()
+			return n
+		}
+		for _, r := range all[:3] {
+			x.allow(r, 3*slabSize, true)
+		}
+		if n := ask(); n != 3 {
+			t.Errorf("%d of 4 sessions are left while the first one ends, want 3", n)
+		}
+		for _, r := range all {
+			if x.sessions[r.index] == nil {
+				x.allow(r, -r.kept, true) // as its trunk does in the end
+			}
+		}
+		close(block)
+		synctest.Wait()
+		if n := ask(); n != 3 || x.relief {
+			t.Errorf("%d of 4 sessions are left when there is room again, want 3", n)
+		}
+		x.Close()
+	})
+}
+
 // TestClientKeepsWithinItsShare: sessions whose exits acknowledge nothing keep together
 // what they may, each has its least window all the same, and goes on when there is room.
 func TestClientKeepsWithinItsShare(t *testing.T) {
@@ -290,6 +335,13 @@ func TestClientKeepsWithinItsShare(t *testing.T) {
 		begin()
 		if n := kept.Used(); n != 4*wire.LeastWindow {
 			t.Errorf("two sessions keep %d bytes, want the first one's share and a least window", n)
+		}
+		if kept.allow(1, false, true) || !kept.allow(1, true, true) {
+			t.Error("beyond the share only what must be is kept")
+		}
+		kept.allow(-1, true, true)
+		if lone := NewKept(4 * slabSize); !lone.allow(2, false, false) || lone.allow(1, false, false) || !lone.allow(2, false, true) {
+			t.Error("sessions without a carrier keep other than half of the share")
 		}
 		first := all[0]
 		first.trunk.receiving.Lock()

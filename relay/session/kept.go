@@ -101,10 +101,14 @@ func NewKept(bytes int64) *Kept { return &Kept{limit: bytes} }
 // Used returns the bytes that all sessions keep.
 func (k *Kept) Used() int64 { return k.used.Load() }
 
-// allow is trunk.allow.
-func (k *Kept) allow(slabs int, must bool) bool {
-	n := int64(slabs) * slabSize
-	if k.used.Add(n) <= k.limit || n <= 0 || must {
+// allow is trunk.allow. Sessions that have no carrier use half of it at most: they leave
+// room to those that have one.
+func (k *Kept) allow(slabs int, must, carried bool) bool {
+	n, limit := int64(slabs)*slabSize, k.limit
+	if !carried {
+		limit /= 2
+	}
+	if k.used.Add(n) <= limit || n <= 0 || must {
 		return true
 	}
 	k.used.Add(-n)

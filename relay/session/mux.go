@@ -95,7 +95,7 @@ func newMux(cfg Config) *mux {
 	}
 	m.trunk.init(m.cfg.Window, m.done)
 	if m.cfg.Kept != nil {
-		m.trunk.allow = m.cfg.Kept.allow
+		m.trunk.allow = func(slabs int, must bool) bool { return m.cfg.Kept.allow(slabs, must, m.trunk.now != nil) }
 	}
 	m.trunk.packet, m.trunk.moved = m.packet, m.forgetFragments
 	m.memory.limit, m.memory.shared = int64(m.cfg.Budget), m.cfg.Shared

@@ -63,7 +63,7 @@ const (
 type trunk struct {
 	ended  <-chan struct{} // the session's end
 	packet func(class wire.Class, p []byte) error
-	allow  func(slabs int, must bool) bool // counts slabs that are kept (negative: freed); false: not now, unless it must
+	allow  func(slabs int, must bool) bool // counts slabs that are kept (negative: freed); false: not now, unless it must; called with mu held
 	most   int                             // slabs of the window
 
 	sending sync.Mutex
