@@ -112,11 +112,9 @@ func (c *client) snapshot() (state control.State, since time.Time, circuits []ci
 	}
 	circuits = pool.Circuits()
 	if state == control.StateConnecting {
-		problem = nil
-		if slices.ContainsFunc(circuits, func(s circuit.Status) bool { return s.Open && !s.Retiring }) {
+		if slices.ContainsFunc(circuits, func(s circuit.Status) bool { return s.Open && !s.Retiring && !s.Wished }) {
 			state, since, problem = c.proof.state(circuits, since)
-		}
-		if state == control.StateConnecting && problem == nil { // the circuits may be those of devices with wishes of their own
+		} else {
 			problem = pool.Failure()
 		}
 	}

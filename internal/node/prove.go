@@ -164,10 +164,10 @@ func (c *client) prove(ctx context.Context) error {
 	return nil
 }
 
-// connected tells whether a circuit is open.
+// connected tells whether a circuit is open that is not for flows with a wish of their own.
 func (c *client) connected() bool {
 	_, _, circuits, _ := c.snapshot()
-	return slices.ContainsFunc(circuits, func(s circuit.Status) bool { return s.Open })
+	return slices.ContainsFunc(circuits, func(s circuit.Status) bool { return s.Open && !s.Wished })
 }
 
 // proveFirst asks one exit after the other until one has answered that has no address

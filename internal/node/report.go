@@ -36,7 +36,7 @@ func (n *Node) Status() control.Status {
 		s.Listen = append(s.Listen, control.Listening{Mask: l.mask.Name(), Address: l.raw.Addr().String()})
 	}
 	for _, c := range circuits {
-		if c.Open && (s.Exit == "" || c.Streams > 0) {
+		if c.Open && !c.Wished && (s.Exit == "" || c.Streams > 0) {
 			s.Exit = c.Hops[len(c.Hops)-1].String()
 		}
 	}

@@ -68,6 +68,11 @@ func TestUnmetWish(t *testing.T) {
 	if st := n.Status(); st.Circuits == 0 || !says("no exit matches", true)(st) {
 		t.Errorf("beside the circuit of a device that leaves elsewhere: %+v, want the wish said to stay", st)
 	}
+	c.proof.note(nw.nodes["x2"].id.ID, verdict{}) // as before another exit was wanted
+	if st := n.Status(); st.State != control.StateConnecting || !says("no exit matches", true)(st) {
+		t.Errorf("beside the circuit of a device, after an exit was proved: %+v, want the wish said to stay", st)
+	}
+	c.proof.reset()
 	own.Close()
 	wish(6, "any")
 	wait("no route, which links may bring", says("no route", false))

@@ -133,6 +133,7 @@ type Status struct {
 	Tier     wire.Tier // what we pay our neighbor
 	Open     bool
 	Retiring bool // gets no new streams
+	Wished   bool // to an exit of somebody's own, for flows of theirs only
 	Created  time.Time
 	Streams  int // uses begun and not released
 	Sent     wire.Cells

@@ -177,7 +177,7 @@ func (p *Pool) Circuits() []Status {
 	out := make([]Status, 0, len(p.members))
 	for _, m := range p.members {
 		s := m.c.Status()
-		s.Retiring = !p.usable(m, now)
+		s.Retiring, s.Wished = !p.usable(m, now), m.c.turn.wished
 		out = append(out, s)
 	}
 	return out
