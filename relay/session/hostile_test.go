@@ -329,11 +329,11 @@ func TestClientKeepsWithinItsShare(t *testing.T) {
 			synctest.Wait()
 		}
 		begin()
-		if n := kept.Used(); n != 3*wire.LeastWindow {
+		if n := kept.used.Load(); n != 3*wire.LeastWindow {
 			t.Errorf("one session keeps %d bytes, want all of the %d there are", n, 3*wire.LeastWindow)
 		}
 		begin()
-		if n := kept.Used(); n != 4*wire.LeastWindow {
+		if n := kept.used.Load(); n != 4*wire.LeastWindow {
 			t.Errorf("two sessions keep %d bytes, want the first one's share and a least window", n)
 		}
 		if kept.allow(1, false, true) || !kept.allow(1, true, true) {
@@ -350,14 +350,14 @@ func TestClientKeepsWithinItsShare(t *testing.T) {
 		}
 		first.trunk.receiving.Unlock()
 		synctest.Wait()
-		if n := kept.Used(); n < 3*wire.LeastWindow || n > 4*wire.LeastWindow {
+		if n := kept.used.Load(); n < 3*wire.LeastWindow || n > 4*wire.LeastWindow {
 			t.Errorf("after an acknowledgement %d bytes are kept, want the share used again", n)
 		}
 		for _, m := range all {
 			m.close()
 		}
 		senders.Wait()
-		if n := kept.Used(); n != 0 {
+		if n := kept.used.Load(); n != 0 {
 			t.Errorf("%d bytes are counted of sessions that have ended", n)
 		}
 	})

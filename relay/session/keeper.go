@@ -187,29 +187,6 @@ func (c *Client) measured(a *attachment) {
 	c.asked = time.Time{}
 }
 
-// measured is for ATTACH and PING alike.
-func measured(c Carrier, asked time.Time) {
-	if l, ok := c.(interface{ Measured(trip time.Duration) }); ok {
-		l.Measured(time.Since(asked))
-	}
-}
-
-// tripOf is how long a round trip over the carrier took lately, if it knows; else 0.
-func tripOf(c Carrier) time.Duration {
-	if l, ok := c.(interface{ Trip() time.Duration }); ok {
-		return l.Trip()
-	}
-	return 0
-}
-
-// gone tells the carrier, if it wants to know, that it has gone silent; before it is
-// closed.
-func gone(c Carrier) {
-	if l, ok := c.(interface{ Silent() }); ok {
-		l.Silent()
-	}
-}
-
 // watch waits until the carrier has ended, or has gone silent although the exit was
 // asked, or the session has ended. refused is the code of its end if the exit
 // refused it.

@@ -98,9 +98,6 @@ type Kept struct {
 // NewKept makes a bound of so many bytes.
 func NewKept(bytes int64) *Kept { return &Kept{limit: bytes} }
 
-// Used returns the bytes that all sessions keep.
-func (k *Kept) Used() int64 { return k.used.Load() }
-
 // allow is trunk.allow. Sessions that have no carrier use half of it at most: they leave
 // room to those that have one.
 func (k *Kept) allow(slabs int, must, carried bool) bool {

@@ -66,6 +66,42 @@ func (m *measuring) Trip() time.Duration {
 	return m.trips[len(m.trips)-1]
 }
 
+// farSession is a session over a carrier with such a trip, each of whose streams is
+// served by far; end ends it.
+func farSession(t *testing.T, trip time.Duration, line func(*sessiontest.Carrier) Line, far func(*memConn)) (c *Client, end func()) {
+	t.Helper()
+	up, down := sessiontest.Pipe(1 << 14)
+	up.Delay, down.Delay = trip/2, trip/2
+	s := newServer(serving(t, far), Config{})
+	down.Attach(answerAttach(s.m, down))
+	sessiontest.Join(up, down)
+	c = NewClient(line(up), nil, Config{})
+	time.Sleep(2 * trip) // ATTACH is answered
+	return c, func() {
+		c.Close()
+		s.Close()
+		up.Wait()
+	}
+}
+
+// known has the session know the trip, unknown not.
+func known(c *sessiontest.Carrier) Line   { return &measuring{Carrier: c} }
+func unknown(c *sessiontest.Carrier) Line { return c }
+
+// fetch reads size bytes from a new stream until its end, and tells how long it took.
+func fetch(t *testing.T, c *Client, size int64) time.Duration {
+	t.Helper()
+	begun := time.Now()
+	st, err := c.OpenTCP(somewhere)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, st); n != size || err != nil {
+		t.Errorf("%d bytes, %v; want %d", n, err, size)
+	}
+	return time.Since(begun)
+}
+
 // TestFarStreamsStartLarge: over a path that is known to be far what a destination has
 // to say at once comes in one trip, over one that is not known in several.
 func TestFarStreamsStartLarge(t *testing.T) {
@@ -74,33 +110,16 @@ func TestFarStreamsStartLarge(t *testing.T) {
 		line        func(c *sessiontest.Carrier) Line
 		least, most time.Duration
 	}{
-		"known":   {func(c *sessiontest.Carrier) Line { return &measuring{Carrier: c} }, trip, trip * 5 / 4},
-		"unknown": {func(c *sessiontest.Carrier) Line { return c }, 3 * trip, 6 * trip},
+		"known":   {known, trip, trip * 5 / 4},
+		"unknown": {unknown, 3 * trip, 6 * trip},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				up, down := sessiontest.Pipe(1 << 14)
-				up.Delay, down.Delay = trip/2, trip/2
-				s := newServer(serving(t, func(c *memConn) { _, _ = c.Write(make([]byte, size)) }), Config{})
-				down.Attach(answerAttach(s.m, down))
-				sessiontest.Join(up, down)
-				c := NewClient(test.line(up), nil, Config{})
-				time.Sleep(2 * trip) // ATTACH is answered
-				begun := time.Now()
-				st, err := c.OpenTCP(somewhere)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if n, err := io.Copy(io.Discard, st); n != size || err != nil {
-					t.Errorf("%d bytes, %v; want %d", n, err, size)
-				}
-				if took := time.Since(begun); took < test.least || took > test.most {
+				c, end := farSession(t, trip, test.line, func(c *memConn) { _, _ = c.Write(make([]byte, size)) })
+				defer end()
+				if took := fetch(t, c, size); took < test.least || took > test.most {
 					t.Errorf("%d bytes came after %v, want %v to %v", size, took, test.least, test.most)
 				}
-				_ = st.Close()
-				c.Close()
-				s.Close()
-				up.Wait()
 			})
 		})
 	}
@@ -111,40 +130,24 @@ func TestFarStreamsStartLarge(t *testing.T) {
 func TestIdleStreamsLeaveRoom(t *testing.T) {
 	const trip, size, idle = 150 * time.Millisecond, 40 << 20, 60
 	synctest.Test(t, func(t *testing.T) {
-		up, down := sessiontest.Pipe(1 << 14)
-		up.Delay, down.Delay = trip/2, trip/2
 		var opened atomic.Int32
-		s := newServer(serving(t, func(c *memConn) {
+		c, end := farSession(t, trip, known, func(c *memConn) {
 			if opened.Add(1) <= idle { // they are opened one after the other
 				_, _ = io.Copy(io.Discard, struct{ io.Reader }{c})
 				return
 			}
 			_, _ = c.Write(make([]byte, size))
-		}), Config{})
-		down.Attach(answerAttach(s.m, down))
-		sessiontest.Join(up, down)
-		c := NewClient(&measuring{Carrier: up}, nil, Config{})
-		time.Sleep(2 * trip) // ATTACH is answered
+		})
+		defer end()
 		for range idle {
 			if _, err := c.OpenTCP(somewhere); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(2 * trip)
 		}
-		begun := time.Now()
-		st, err := c.OpenTCP(somewhere)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n, err := io.Copy(io.Discard, st); n != size || err != nil {
-			t.Errorf("%d bytes, %v; want %d", n, err, size)
-		}
-		if took := time.Since(begun); took > 25*trip {
+		if took := fetch(t, c, size); took > 25*trip {
 			t.Errorf("%d bytes came after %v, want at most %v", size, took, 25*trip)
 		}
-		c.Close()
-		s.Close()
-		up.Wait()
 	})
 }
 
