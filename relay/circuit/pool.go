@@ -106,7 +106,7 @@ type member struct {
 	old     bool
 	cells   wire.Cells // received when the throughput was sampled last
 	carried wire.Cells // both ways, then
-	busy    bool       // carries bulk, then
+	rate    float64    // cells a second, both ways together, then
 }
 
 // NewPool checks the configuration; Run starts the work.

@@ -18,15 +18,16 @@ const (
 )
 
 // quiet finds a circuit of the same key to the exit of m that carries no bulk, one
-// in use if there is one, or m. Then it also notes that there should be another.
+// in use if there is one, or m. Then it also notes that there should be another; where
+// there are as many as there may be, it is the one that carries least.
 // Brief flows have one of their own beside bulk, which is in addition and kept for
 // them: however many downloads there are, names do not wait behind them. Called
 // with mu held.
 func (p *Pool) quiet(m *member, w *Want, now time.Time) *member {
-	if !m.busy {
+	if !m.busy() {
 		return m
 	}
-	var used, spare *member
+	var used, spare, least *member
 	number := 0
 	for _, o := range p.members {
 		if o.claimed || !p.usable(o, now) || o.exit.ID != m.exit.ID {
@@ -39,8 +40,11 @@ func (p *Pool) quiet(m *member, w *Want, now time.Time) *member {
 		case o.c.turn.key != m.c.turn.key || o.c.turn.detour != m.c.turn.detour || o.c.turn.brief != w.Brief:
 		default:
 			number++
-			if used == nil && (w.Brief || !o.busy) {
+			if used == nil && (w.Brief || !o.busy()) {
 				used = o
+			}
+			if least == nil || o.rate < least.rate {
+				least = o
 			}
 		}
 	}
@@ -48,7 +52,7 @@ func (p *Pool) quiet(m *member, w *Want, now time.Time) *member {
 	case used != nil:
 		return used
 	case number >= mostToExit:
-		return m
+		return least
 	case spare != nil:
 		spare.c.turn = m.c.turn
 		spare.c.turn.used, spare.c.turn.era, spare.c.turn.brief = now, p.era, w.Brief
@@ -63,6 +67,8 @@ func (p *Pool) quiet(m *member, w *Want, now time.Time) *member {
 	}
 	return m
 }
+
+func (m *member) busy() bool { return m.rate > busyRate }
 
 // another says to which exit Run shall build a circuit because all others to it
 // are busy.

@@ -1,6 +1,7 @@
 package circuit
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -86,6 +87,41 @@ func TestPoolBoundsCircuitsBesideBulk(t *testing.T) {
 		}
 		if n, _ := open(pn.pool); n > mostToExit {
 			t.Errorf("%d circuits to one exit, want at most %d", n, mostToExit)
+		}
+	})
+}
+
+// When all that there may be carry bulk, a new stream goes where it waits least.
+func TestPoolGivesTheLeastBusyOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pn := busyPool(t, nil)
+		var used []*Circuit
+		load := func(times ...int) {
+			p := make([]byte, wire.SessionPacketSize)
+			for i, c := range used {
+				for range times[i] * busyRate {
+					if err := c.Send(wire.PayloadSession, wire.Reliable, p); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			time.Sleep(sampleTime)
+			synctest.Wait()
+		}
+		for len(used) < mostToExit {
+			c := mustGet(t, pn.pool)
+			if !slices.Contains(used, c) {
+				used = append(used, c)
+			}
+			load(1, 1, 1)
+		}
+		for least := range used {
+			times := []int{3, 3, 3}
+			times[least] = 1
+			load(times...)
+			if c := mustGet(t, pn.pool); c != used[least] {
+				t.Errorf("a new stream is on circuit %d of %d, want the one that carries least, %d", slices.Index(used, c), len(used), least)
+			}
 		}
 	})
 }

@@ -290,7 +290,7 @@ func (p *Pool) sample(now time.Time) {
 			p.ratings.took(m.c, m.c.Trip())
 		}
 		all := s.Sent + s.Received
-		m.busy = float64(all-m.carried) > busyRate*past.Seconds()
+		m.rate = float64(all-m.carried) / past.Seconds()
 		m.cells, m.carried = s.Received, all
 	}
 	p.sampled = now
