@@ -49,6 +49,7 @@ type Exit struct {
 	opener func(from wire.NodeID) Opener
 	cfg    ExitConfig
 	salt   [32]byte // so that nobody knows how ids fall into the table
+	haste  haste
 
 	mu        sync.Mutex // guards the fields below, and those of resident that say so
 	sessions  map[[sha256.Size]byte]*resident
@@ -207,6 +208,7 @@ func (x *Exit) admit(from wire.NodeID, index [sha256.Size]byte, id wire.SessionI
 		x.expel(x.oldest)
 	}
 	r := &resident{id: id, index: index, s: newServer(x.opener(from), x.cfg.Session)}
+	r.s.m.trunk.haste = &x.haste
 	r.s.m.trunk.allow = func(slabs int, must bool) bool { return x.allow(r, int64(slabs)*slabSize, must) }
 	x.sessions[index] = r
 	x.enter(r, from)

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"sync/atomic"
 	"time"
 
 	"cuttle/relay/wire"
@@ -24,9 +25,22 @@ const (
 // Or for as long, whichever is more: nodes need to have work whenever they get a
 // processor. A client's own programs are all that wait behind what it sends.
 const (
-	queueTimeDown = 15 * time.Millisecond
-	queueTimeUp   = 40 * time.Millisecond
+	queueTimeDown  = 7500 * time.Microsecond
+	queueTimeHaste = queueTimeDown / 2 // while somebody waits for a first byte
+	queueTimeUp    = 20 * time.Millisecond
 )
+
+// haste tells that somebody waits for a first byte: a flow has begun within hasteTime,
+// or a name was asked for, in any session of the exit. It need not be in the session
+// that carries bulk, since new flows go to circuits that carry none. Its methods may
+// be called by any goroutine.
+type haste struct{ last atomic.Int64 } // Unix time in nanoseconds
+
+const hasteTime = time.Second
+
+func (h *haste) begun(now time.Time) { h.last.Store(now.UnixNano()) }
+
+func (h *haste) on(now time.Time) bool { return now.UnixNano()-h.last.Load() < int64(hasteTime) }
 
 // flight bounds how many packets are under way, so that what has just been sent
 // does not wait behind megabytes that fill the windows of all links: a window
@@ -46,7 +60,7 @@ const (
 // that did not come. Guarded by trunk.mu.
 type flight struct {
 	limit wire.Number   // packets that may be under way
-	queue time.Duration // queueTimeDown or queueTimeUp
+	queue time.Duration // one of queueTime's, now
 
 	timing  bool // a packet is being timed:
 	number  wire.Number

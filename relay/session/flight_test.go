@@ -269,3 +269,35 @@ func TestKeepsHalfWithoutCarrier(t *testing.T) {
 		}
 	})
 }
+
+// TestHaste: while a flow of any session of the exit is new, what every session there
+// sends queues for half as long.
+func TestHaste(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := NewExit(func(wire.NodeID) Opener { return hang() }, ExitConfig{})
+		defer x.Close()
+		x.mu.Lock()
+		bulk := x.admit(wire.NodeID{1}, [32]byte{1}, wire.SessionID{1})
+		other := x.admit(wire.NodeID{2}, [32]byte{2}, wire.SessionID{2})
+		x.mu.Unlock()
+		check := func(when string, want time.Duration) {
+			t.Helper()
+			if got := bulk.s.m.trunk.queue(time.Now()); got != want {
+				t.Errorf("%s: what the exit sends may queue for %v, want %v", when, got, want)
+			}
+		}
+		check("at first", queueTimeDown)
+		if err := other.s.accept(t.Context(), wire.SessionFrame{Stream: 1, Kind: wire.KindTCP, Destination: wire.NewDestination(somewhere)}); err != nil {
+			t.Fatal(err)
+		}
+		check("another session has a new flow", queueTimeHaste)
+		time.Sleep(hasteTime)
+		check("it is not new any more", queueTimeDown)
+		client := newMux(Config{})
+		defer client.close()
+		client.trunk.client = true
+		if got := client.trunk.queue(time.Now()); got != queueTimeUp {
+			t.Errorf("what a client sends may queue for %v, want %v", got, queueTimeUp)
+		}
+	})
+}

@@ -223,6 +223,7 @@ func (s *server) serveDNS(ctx context.Context, stream *Stream) {
 			}
 			return
 		}
+		s.m.trunk.haste.begun(time.Now())
 		select {
 		case s.queries <- struct{}{}:
 		case <-ctx.Done():

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"cuttle/relay/wire"
 )
@@ -62,6 +63,7 @@ func (s *server) accept(ctx context.Context, f wire.SessionFrame) error {
 	if e == nil {
 		return s.m.refuse(f.Stream, wire.CodeResources)
 	}
+	s.m.trunk.haste.begun(time.Now())
 	s.serving.Add(1)
 	s.opening.Add(1)
 	if f.Kind == wire.KindDNS {

@@ -61,6 +61,7 @@ type trunk struct {
 	onEnd   func()                       // END has come (exit); called by Packet
 	moved   func()                       // another carrier is the current one; called with receiving held
 	client  bool                         // this side attaches
+	haste   *haste                       // of all sessions here (exit)
 }
 
 // todo is what the pump has to send.
@@ -77,14 +78,18 @@ func (t *trunk) init(window int, ended <-chan struct{}) {
 	t.ended, t.wake = ended, make(chan struct{}, 1)
 	t.allow = func(int, bool) bool { return true }
 	t.room.L = &t.mu
-	t.flight.reset(t.queue(), 0)
+	t.haste = &haste{}
+	t.flight.reset(t.queue(time.Now()), 0)
 	t.until.Store(t.flight.bound())
 }
 
 // queue is how long what this side sends may wait on the path.
-func (t *trunk) queue() time.Duration {
-	if t.client {
+func (t *trunk) queue(now time.Time) time.Duration {
+	switch {
+	case t.client:
 		return queueTimeUp
+	case t.haste.on(now):
+		return queueTimeHaste
 	}
 	return queueTimeDown
 }
@@ -288,7 +293,9 @@ func (t *trunk) acknowledge(n wire.Number) error {
 		return fmt.Errorf("acknowledged %d, of %d to %d: %w", n, t.acked, t.next.Load(), errProtocol)
 	}
 	t.acked = n
-	t.flight.acknowledged(n, time.Now())
+	now := time.Now()
+	t.flight.queue = t.queue(now)
+	t.flight.acknowledged(n, now)
 	t.timing.Store(t.flight.timing)
 	t.until.Store(n + t.flight.bound())
 	if freed := t.kept.acknowledge(n); freed > 0 {
@@ -310,7 +317,7 @@ func (t *trunk) adopt(a *attachment, next wire.Number) (old *attachment, err err
 	closed := t.closed
 	if !closed {
 		t.now = a
-		t.flight.reset(t.queue(), a.least()) // another path
+		t.flight.reset(t.queue(time.Now()), a.least()) // another path
 		t.timing.Store(false)
 		t.until.Store(t.acked + t.flight.bound())
 	}
