@@ -17,8 +17,9 @@ const (
 	startGrowth = 1.25                             // the bound doubles as long as more is delivered than the best so far, by this much,
 	startTrips  = 3                                // and until so many trips in a row deliver no more
 	queueTrips  = 3                                // a packet may wait for so many times the least trip,
-	leastAge    = 10 * time.Second                 // a least trip that was not seen for as long is measured again
-	drainTrips  = 2                                // for so many trips, with a queue that should be empty:
+	leastAge    = 10 * time.Second                 // a least trip that was not seen for as long is measured again,
+	mostAge     = 80 * time.Second                 // or up to as long, when it was found to be the same,
+	drainTrips  = 2                                // for so many trips, with a queue that should be empty;
 	drainShare  = 0.5                              // so much under way of what the path holds without one
 )
 
@@ -53,7 +54,9 @@ func (h *haste) on(now time.Time) bool { return now.UnixNano()-h.last.Load() < i
 // of a new path from its handshakes, and the exit from what the client grants; so a far
 // one begins with more.) (Brakmo and Peterson: TCP Vegas,
 // 1995, in the form of Wei, Jin, Low and Hegde: FAST TCP, 2006; the least trip is
-// found again as BBR does, by letting the queue run empty now and then.)
+// found again as BBR does, by letting the queue run empty now and then. That leaves a
+// far path with losses idle for a second; so it is done less and less often as long as
+// it finds nothing new. A path that has become much longer is found without it.)
 //
 // One packet at a time is timed. The trip counts for the bound only if the bound
 // was reached meanwhile: then the acknowledgement has not waited for packets
@@ -70,6 +73,7 @@ type flight struct {
 
 	least   time.Duration // the least trip; 0: none yet
 	leastAt time.Time     // when it was last seen, about
+	age     time.Duration // when it was not seen for as long, it is measured again
 	full    wire.Number   // the bound before it began to fall
 	best    float64       // packets a second delivered at most while a new path is filled
 	same    int           // trips in a row that delivered no more; startTrips: it is full
@@ -79,7 +83,7 @@ type flight struct {
 }
 
 func (f *flight) reset(queue, trip time.Duration) {
-	*f = flight{limit: max(startFlight, startFor(trip)), queue: queue}
+	*f = flight{limit: max(startFlight, startFor(trip)), queue: queue, age: leastAge}
 }
 
 // startFor is what a path with such a trip is taken to carry in one; 0: it is not known.
@@ -127,6 +131,9 @@ func (f *flight) acknowledged(next wire.Number, now time.Time) bool {
 			f.fresh = trip
 		}
 		if f.drain--; f.drain == 0 {
+			if f.age = min(2*f.age, mostAge); !f.confirmed() {
+				f.age = leastAge
+			}
 			f.least, f.leastAt = f.fresh, now
 		}
 		return true
@@ -143,7 +150,7 @@ func (f *flight) acknowledged(next wire.Number, now time.Time) bool {
 	// bound may have been half of what it is now.
 	under := float64(next - f.acked)
 	// Less and less does not help if it is the path that has become longer.
-	if now.Sub(f.leastAt) >= leastAge || f.limit < f.full/3 {
+	if now.Sub(f.leastAt) >= f.age || f.limit < f.full/3 {
 		f.drain, f.fresh, f.full = drainTrips, 0, 0
 		f.empty = max(leastFlight, wire.Number(under*drainShare*float64(f.least)/float64(max(trip, f.least+f.queue))))
 		return true
@@ -159,6 +166,11 @@ func (f *flight) acknowledged(next wire.Number, now time.Time) bool {
 	}
 	f.limit = min(max(target, leastFlight), mostFlight)
 	return true
+}
+
+// confirmed tells whether the least trip was found to be what it was before.
+func (f *flight) confirmed() bool {
+	return f.fresh >= f.least-f.least/8 && f.fresh <= f.least+f.least/8
 }
 
 // fill takes what a trip delivered, in packets a second, while a new path is being

@@ -270,6 +270,34 @@ func TestKeepsHalfWithoutCarrier(t *testing.T) {
 	})
 }
 
+// TestFlightLooksLess: on a path whose least trip never shows, since something is always
+// being repaired, looks for it become rare, and frequent again when the path has changed.
+func TestFlightLooksLess(t *testing.T) {
+	p := newPath(100*time.Millisecond, 2000)
+	looks := func(d time.Duration) (n int) {
+		for end := p.now.Add(d); p.now.Before(end); {
+			before := p.f.drain
+			p.repair = 150 * time.Millisecond
+			if before > 0 {
+				p.repair = 0
+			}
+			if p.run(20 * time.Millisecond); before == 0 && p.f.drain > 0 {
+				n++
+			}
+		}
+		return n
+	}
+	looks(30 * time.Second)
+	if n := looks(5 * time.Minute); n < 2 || n > 6 {
+		t.Errorf("%d looks for the least trip in five minutes, want one in %v in the end", n, mostAge)
+	}
+	p.trip *= 2
+	looks(2 * mostAge)
+	if n := looks(2 * mostAge); n < 1 || n > 8 || p.f.least < p.trip {
+		t.Errorf("the path became longer: %d looks in %v, least trip %v, want %v and few", n, 2*mostAge, p.f.least, p.trip)
+	}
+}
+
 // TestHaste: while a flow of any session of the exit is new, what every session there
 // sends queues for half as long.
 func TestHaste(t *testing.T) {
