@@ -108,12 +108,15 @@ func TestPoolGivesTheLeastBusyOne(t *testing.T) {
 			time.Sleep(sampleTime)
 			synctest.Wait()
 		}
-		for len(used) < mostToExit {
+		for range 4 * mostToExit {
 			c := mustGet(t, pn.pool)
 			if !slices.Contains(used, c) {
 				used = append(used, c)
 			}
 			load(1, 1, 1)
+		}
+		if len(used) != mostToExit {
+			t.Fatalf("%d circuits to one exit, want %d", len(used), mostToExit)
 		}
 		for least := range used {
 			times := []int{3, 3, 3}

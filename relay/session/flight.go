@@ -18,7 +18,7 @@ const (
 	startTrips  = 3                                // and until so many trips in a row deliver no more
 	queueTrips  = 3                                // a packet may wait for so many times the least trip,
 	leastAge    = 10 * time.Second                 // a least trip that was not seen for as long is measured again,
-	mostAge     = 80 * time.Second                 // or up to as long, when it was found to be the same,
+	mostAge     = 40 * time.Second                 // or up to as long, when it was found to be the same,
 	drainTrips  = 2                                // for so many trips, with a queue that should be empty;
 	drainShare  = 0.5                              // so much under way of what the path holds without one
 )
@@ -33,15 +33,19 @@ const (
 
 // haste tells that somebody waits for a first byte: a flow has begun within hasteTime,
 // or a name was asked for, in any session of the exit. It need not be in the session
-// that carries bulk, since new flows go to circuits that carry none. Its methods may
-// be called by any goroutine.
+// that carries bulk, since new flows go to circuits that carry none. On paths with a
+// least trip of more than 2.5 ms the queue goes by that, and haste changes nothing. Its
+// methods may be called by any goroutine.
 type haste struct{ last atomic.Int64 } // Unix time in nanoseconds
 
 const hasteTime = time.Second
 
 func (h *haste) begun(now time.Time) { h.last.Store(now.UnixNano()) }
 
-func (h *haste) on(now time.Time) bool { return now.UnixNano()-h.last.Load() < int64(hasteTime) }
+func (h *haste) on(now time.Time) bool {
+	past := now.UnixNano() - h.last.Load()
+	return past >= 0 && past < int64(hasteTime) // negative: the clock was put back
+}
 
 // flight bounds how many packets are under way, so that what has just been sent
 // does not wait behind megabytes that fill the windows of all links: a window
