@@ -197,7 +197,8 @@ func TestSlowReader(t *testing.T) {
 }
 
 // TestOverBudget has many downloads wait at a relay with little memory: it
-// closes the fullest circuits, tells both sides, and serves the rest.
+// closes the circuits whose queued cells are oldest, tells both sides, and serves the
+// rest.
 func TestOverBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const circuits, limit = 8, 300 * 1800 // about 300 cells
