@@ -2,6 +2,7 @@ package circuit
 
 import (
 	"errors"
+	"runtime/debug"
 	"testing"
 	"testing/synctest"
 
@@ -287,6 +288,64 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations for %d cells, want next to none", perRun, batch)
 	}
 	c.Close()
+}
+
+// TestRunsOfCellsAllocateNothing sends runs of cells over three hops both ways, one run
+// at a time, so that no queue is longer than before: then neither relays (open a record,
+// peel or wrap, queue, grant, fill a record, seal and write it) nor the ends allocate.
+func TestRunsOfCellsAllocateNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // the clock stands: no PING is due
+		defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a collection takes what the runtime keeps for goroutines that block
+		const runs, readers = 20, 6
+		terminal, arrived := make(chan *Terminal, 1), make(chan struct{}, 1)
+		n := 0
+		count := func(byte, wire.Class, []byte) error {
+			if n++; n%sendBatch == 0 {
+				arrived <- struct{}{}
+			}
+			return nil
+		}
+		tn := newNet(t, 4, func(_ int, cfg *SwitchConfig) {
+			cfg.Serve = func(x *Terminal) (Handler, error) { terminal <- x; return count, nil }
+		})
+		for _, node := range tn.nodes {
+			node.cfg.MaxWindow = wire.InitialCredit // so that there is credit to grant all the time
+		}
+		tn.chain()
+		c := tn.mustBuild(1, 2, 3)
+		c.Attach(count)
+		var run [sendBatch][]byte
+		for i := range run {
+			run[i] = make([]byte, wire.SessionPacketSize)
+		}
+		type sender interface {
+			SendAll(kind byte, class wire.Class, packets [][]byte) error
+		}
+		transfer := func(from sender) func() {
+			return func() {
+				for range runs {
+					if err := from.SendAll(wire.PayloadSession, wire.Reliable, run[:]); err != nil {
+						t.Error(err)
+						return
+					}
+					<-arrived
+				}
+			}
+		}
+		forward := transfer(c)
+		forward()
+		ways := map[string]func(){"forward": forward, "backward": transfer(<-terminal)}
+		// Whatever tests before have left, there are as many spare cells as the links'
+		// readers take at most, a record's each, and one run.
+		cells := make([]*wire.Cell, 1024)
+		wire.NewCells(cells)
+		wire.ReleaseCells(cells[:readers*(wire.MaxRecord/wire.CellFrameSize)+sendBatch])
+		for way, f := range ways {
+			if got := testing.AllocsPerRun(1, f); got != 0 { // which calls it once before
+				t.Errorf("allocations for %d cells %s: %v, want 0", runs*sendBatch, way, got)
+			}
+		}
+	})
 }
 
 // TestCircuitsAreBounded: a full switch says so, and takes circuits again when

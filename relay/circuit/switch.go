@@ -172,6 +172,9 @@ func (s *Switch) mayCreate(id wire.NodeID, now time.Time) bool {
 		if len(s.buckets) >= maxNeighbors {
 			s.forgetFull(now)
 		}
+		if len(s.buckets) >= maxNeighbors {
+			return false // all of them create circuits just now
+		}
 		b = newBucket(createRate, createBurst, now)
 		s.buckets[id] = b
 	}
