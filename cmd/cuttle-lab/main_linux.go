@@ -34,7 +34,7 @@ const usage = `cuttle-lab builds a whole Cuttle network on this machine. It need
   cuttle-lab demo [--mask https] [--bytes 100000000]   a tour of the whole: what make demo runs
   cuttle-lab soak [--for 1m] [--every 4s]   crash relays under traffic with billing by account, then compare all ledgers
   cuttle-lab soak --billing [--vouchers] [--day 2m] [--rpc-fail 50]   likewise on a chain, and compare wallets with ledgers
-  cuttle-lab bench [--quick] [--links|--allowed] [--into FILE]   measure; prints tables in Markdown, or puts them into a document
+  cuttle-lab bench [--quick] [--links|--allowed|--early] [--into FILE]   measure; prints tables in Markdown, or puts them into a document
   cuttle-lab bench --peers bin/peers [--rows A,B] [--slow]   measure Cuttle and other VPNs side by side (make peers)
   cuttle-lab bench --profile DIR [--up] [--mask plain] [--quick]   CPU profiles (pprof) of every daemon during 8 downloads, or uploads
 

@@ -120,6 +120,7 @@ func runBench(ctx context.Context, c *cli) error {
 	quick := c.flags.Bool("quick", false, "shorter runs, for a look")
 	links := c.flags.Bool("links", false, "measure the emulated links themselves instead")
 	allowed := c.flags.Bool("allowed", false, "what 8 downloads make of several rates and delays of links, instead")
+	early := c.flags.Bool("early", false, "first bytes of new connections on far links with each client.early, instead")
 	profile := c.flags.String("profile", "", "folder for CPU profiles of every daemon during 8 downloads, instead")
 	up := c.flags.Bool("up", false, "with --profile: during 8 uploads")
 	peers := c.flags.String("peers", "", "folder of other VPNs to measure beside Cuttle, instead")
@@ -145,6 +146,8 @@ func runBench(ctx context.Context, c *cli) error {
 	switch {
 	case *allowed:
 		return bench.Allowed(ctx, cfg)
+	case *early:
+		return bench.Early(ctx, cfg)
 	case *profile != "":
 		mode := "download"
 		if *up {

@@ -79,6 +79,9 @@ func (p Plan) render(n Node, k keys) string {
 	}
 	if n.Role == RoleClient {
 		line("\n[client]\nenabled = true\nup = true\nhops = %d\npool = 3\nmax_tier = %d", o.Hops, maxTier)
+		if o.Early != "" {
+			line("early = %q", o.Early)
+		}
 	}
 	if n.LAN {
 		line("\n[router]\nlan = %q", LANInterface)

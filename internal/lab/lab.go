@@ -37,6 +37,7 @@ type Options struct {
 	Billing bool          `json:"billing"`
 	Account bool          `json:"account,omitempty"` // billing without a chain, by account
 	NoIPv6  int           `json:"no_ipv6,omitempty"` // so many exits, the first ones, let no IPv6 out
+	Early   string        `json:"early,omitempty"`   // the clients' client.early; empty: cuttled's default
 	// These three: with Billing only.
 	Vouchers bool          `json:"vouchers,omitempty"` // neighbors are paid with vouchers on the channel hub
 	Day      time.Duration `json:"day,omitempty"`      // what a day of the accountants takes, 24 scans; 0: a scan every 10 s

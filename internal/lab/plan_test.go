@@ -170,7 +170,7 @@ func TestOptionsAreChecked(t *testing.T) {
 }
 
 func TestRender(t *testing.T) {
-	p := plan(t, func(o *Options) { o.Billing = true })
+	p := plan(t, func(o *Options) { o.Billing, o.Early = true, "all" })
 	k := keys{nodes: map[string]string{}, earning: map[string]string{"client": "0xc", "n4": "0x4"}, token: "0xt"}
 	for _, n := range p.Nodes {
 		k.nodes[n.Name] = "key-of-" + n.Name
@@ -181,7 +181,7 @@ func TestRender(t *testing.T) {
 		without []string
 	}{
 		{"client", []string{
-			"[client]\nenabled = true", "hops = 3", `consuming = "/run/cuttle-lab/client/consuming.json"`, `earning = "0xc"`, `token = "0xt"`,
+			"[client]\nenabled = true", "hops = 3", "max_tier = 20\nearly = \"all\"\n", `consuming = "/run/cuttle-lab/client/consuming.json"`, `earning = "0xc"`, `token = "0xt"`,
 			"rpc_through_circuits = true", "@10.77.1.2:443,[fd77:1::2]:443?mask=https&name=www.", `control = "/run/cuttle-lab/client/control.sock"`,
 		}, []string{"[exit]", "[[listen]]", "relay = true"}},
 		{"n1", []string{"accept_clients = true", "relay = true\nexit = false", `address = "[::]:443"`, `descriptor = "cuttle://key-of-n2"`, "rpc_through_circuits = false"},

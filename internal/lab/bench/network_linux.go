@@ -28,34 +28,44 @@ type world struct {
 	congestion string
 }
 
-// measure makes a lab, has the system started in it, measures it, and removes it.
-func (w world) measure(ctx context.Context, c Config, name string, e extent, start func(*lab.Lab) (from, error)) (r row) {
-	say("%s", name)
-	r.name = name
+// with makes a lab, has the system started in it and used, and removes it.
+func (w world) with(ctx context.Context, start func(*lab.Lab) (from, error), use func(*lab.Lab, from) error) (err error) {
 	if ctx.Err() != nil {
-		return row{name: name, err: ctx.Err()}
+		return ctx.Err()
 	}
 	l, err := lab.Build(ctx, w.options, func(string) {})
 	if err != nil {
-		return row{name: name, err: err}
+		return err
 	}
-	defer func() { r.err = errors.Join(r.err, l.Down()) }()
+	defer func() { err = errors.Join(err, l.Down()) }()
 	if w.congestion != usual {
 		if err := l.Congestion(w.congestion); err != nil {
-			return row{name: name, err: err}
+			return err
 		}
 	}
 	if w.line {
 		if err := l.Line(order(l)...); err != nil {
-			return row{name: name, err: err}
+			return err
 		}
 	}
 	f, err := start(l)
 	if err != nil {
-		return row{name: name, err: err}
+		return err
 	}
 	f.url = server(l)
-	return measure(ctx, c, l, name, f, e)
+	return use(l, f)
+}
+
+// measure takes all figures of a system in a lab.
+func (w world) measure(ctx context.Context, c Config, name string, e extent, start func(*lab.Lab) (from, error)) row {
+	say("%s", name)
+	r := row{name: name}
+	err := w.with(ctx, start, func(l *lab.Lab, f from) error {
+		r = measure(ctx, c, l, name, f, e)
+		return nil
+	})
+	r.err = errors.Join(r.err, err)
+	return r
 }
 
 // order is the row of nodes: client, its guard, other relays, an exit, server.
@@ -132,8 +142,8 @@ func inSeries(s emulate.Shape, n int) emulate.Shape {
 }
 
 // Network measures Cuttle alone: with each mask on perfect and far links, how
-// fast it recovers from failures, and what it makes of the rate that links
-// allow. What could not be measured is in the tables' text and in the error.
+// fast it recovers from failures, what it makes of the rate that links allow, and
+// how soon new connections have their first byte. What could not be measured is in the tables' text and in the error.
 func Network(ctx context.Context, c Config) error {
 	var b strings.Builder
 	var failed error
@@ -171,5 +181,5 @@ func Network(ctx context.Context, c Config) error {
 		return lab.ErrInterrupted // half a table replaces no whole one
 	}
 	failed = errors.Join(failed, c.publish("network", b.String()))
-	return errors.Join(failed, Allowed(ctx, c))
+	return errors.Join(failed, Allowed(ctx, c), Early(ctx, c))
 }

@@ -4,13 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"cuttle/internal/lab"
 	"cuttle/internal/lab/emulate"
 	"cuttle/internal/lab/load"
+	"cuttle/internal/lab/netns"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,6 +25,19 @@ import (
 type harm struct {
 	name  string
 	apply func(ctx context.Context, l *lab.Lab, path []string) error
+	ends  bool // the download too: then it is timed when a new request is answered
+}
+
+// harms are what is done, each in a network of its own whose circuits have some hops.
+func harms(hops int) []harm {
+	return []harm{
+		{"middle relay killed", killed(2), false},
+		{"guard killed", killed(1), false},
+		{"link between guard and middle relay silently cut", parted(1, 2), false},
+		{"link between client and guard silently cut", parted(0, 1), false},
+		{"the client's IPv4 address changes", readdressed, false},
+		{"exit killed", killed(hops), true},
+	}
 }
 
 func killed(hop int) func(context.Context, *lab.Lab, []string) error {
@@ -32,73 +52,186 @@ func parted(a, b int) func(context.Context, *lab.Lab, []string) error {
 	}
 }
 
+// emulatorSocket is where the lab's link emulator is asked, in the state folder:
+// Lab.SetLink knows no addresses but the plan's.
+const emulatorSocket = "emulator.sock"
+
+// readdressed gives the client another IPv4 address in the place of its own, on
+// paths of the same shape.
+func readdressed(ctx context.Context, l *lab.Lab, path []string) error {
+	n, _ := l.Plan().Node(path[0])
+	old := n.Addrs[0]
+	b := old.Addr().As4()
+	b[3] = 77
+	fresh := netip.PrefixFrom(netip.AddrFrom4(b), old.Bits())
+	if o := l.Plan().Options; !o.Shape.IsZero() {
+		r := emulate.Request{A: []netip.Addr{fresh.Addr()}, Shape: o.Shape}
+		for _, relay := range l.Plan().Nodes {
+			if relay.Relays() {
+				r.B = []netip.Addr{relay.Hosts()[0]}
+				if err := emulate.Ask(ctx, filepath.Join(o.State, emulatorSocket), r); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	// Else the kernel takes the new address away with the old one, which it belongs to.
+	if err := netns.Sysctl(n.Namespace, "net/ipv4/conf/all/promote_secondaries", "1"); err != nil {
+		return err
+	}
+	if err := netns.SetDevice(n.Namespace, lab.Interface, 0, fresh); err != nil {
+		return err
+	}
+	return netns.Do(n.Namespace, func() error {
+		link, err := netlink.LinkByName(lab.Interface)
+		if err != nil {
+			return fmt.Errorf("find %s: %w", lab.Interface, err)
+		}
+		gone := &net.IPNet{IP: old.Addr().AsSlice(), Mask: net.CIDRMask(old.Bits(), old.Addr().BitLen())}
+		if err := netlink.AddrDel(link, &netlink.Addr{IPNet: gone}); err != nil {
+			return fmt.Errorf("take %s away: %w", old, err)
+		}
+		return nil
+	})
+}
+
+// outcome is what a harm has done to a download. If that ended, there are the
+// times from the harm to its end and to the first byte of a new request.
+type outcome struct {
+	load.Result
+	ended, answered time.Duration
+}
+
 // Recovery measures how long a download stands still when a relay or a link of
-// its circuit fails, on perfect and on far links, and gives a table. A download that
-// breaks is an error.
+// its circuit fails or the client moves, and how long nothing is answered when the
+// exit fails, on perfect and on far links, and gives a table. A download that breaks
+// otherwise is an error.
 func Recovery(ctx context.Context, c Config) (string, error) {
 	var b strings.Builder
-	b.WriteString("How long one download stands still when the circuit under it is harmed, in seconds:\n\n| links | harm | standstill | went on |\n|---|---|---|---|\n")
+	b.WriteString("How long one download stands still when the circuit under it is harmed, in seconds; when its exit is killed it ends, and this is how long\n" +
+		"it takes until a new request has its first byte, over another exit:\n\n| links | harm | standstill | went on |\n|---|---|---|---|\n")
 	var failed error
-	for _, shape := range []emulate.Shape{{}, {Delay: farDelay, Rate: farRate}} {
-		for _, h := range []harm{
-			{"middle relay killed", killed(2)}, {"guard killed", killed(1)},
-			{"link between guard and middle relay silently cut", parted(1, 2)}, {"link between client and guard silently cut", parted(0, 1)},
-		} {
+	for _, shape := range []emulate.Shape{{}, {Delay: farDelay, Rate: farRate}, {Delay: farDelay, Rate: farRate, Loss: farLoss}} {
+		for _, h := range harms(c.Options.Hops) {
+			if ctx.Err() != nil {
+				return b.String(), errors.Join(failed, ctx.Err())
+			}
 			links := describe(shape)
 			say("recovery, %s: %s", links, h.name)
-			r, err := recovery(ctx, c, shape, h)
+			o, err := recovery(ctx, c, shape, h)
 			if err != nil {
 				failed = errors.Join(failed, fmt.Errorf("%s, %s: %w", links, h.name, err))
-				fmt.Fprintf(&b, "| %s | %s | - | %s |\n", links, h.name, strings.Join(strings.Fields(err.Error()), " "))
-				continue
 			}
-			fmt.Fprintf(&b, "| %s | %s | %.2f | at %.2g Gbit/s over %.0f s, standstill included |\n", links, h.name, r.Stall, r.Gbits(), r.Seconds)
+			b.WriteString(recoveryRow(links, h, o, err))
 		}
 	}
 	return b.String(), failed
 }
 
+// recoveryRow prints what a harm has done, or why that is not known.
+func recoveryRow(links string, h harm, o outcome, err error) string {
+	switch {
+	case err != nil:
+		return fmt.Sprintf("| %s | %s | - | %s |\n", links, h.name, strings.Join(strings.Fields(err.Error()), " "))
+	case h.ends:
+		return fmt.Sprintf("| %s | %s | %.2f | no: the program has an error after %.2f s, and asks anew |\n", links, h.name, o.answered.Seconds(), o.ended.Seconds())
+	}
+	return fmt.Sprintf("| %s | %s | %.2f | at %.2g Gbit/s over %.0f s, standstill included |\n", links, h.name, o.Stall, o.Gbits(), o.Seconds)
+}
+
 // recovery loads a lab with spare relays and harms it after a while.
-func recovery(ctx context.Context, c Config, shape emulate.Shape, h harm) (r load.Result, err error) {
-	const before, window = 3 * time.Second, 15 * time.Second
-	o := c.Options
-	o.Shape, o.Billing = shape, false
-	l, err := lab.Build(ctx, o, func(string) {})
-	if err != nil {
-		return r, err
-	}
-	defer func() { err = errors.Join(err, l.Down()) }()
+func recovery(ctx context.Context, c Config, shape emulate.Shape, h harm) (o outcome, err error) {
+	const before, window = 3 * time.Second, 10 * time.Second
+	w := world{options: c.Options}
+	w.options.Shape, w.options.Billing = shape, false
 	if !shape.IsZero() {
-		err = l.Congestion(hardy)
+		w.congestion = hardy
 	}
-	if err := errors.Join(err, l.Start(ctx), l.Wait(ctx)); err != nil {
-		return r, err
+	if h.ends {
+		w.options.Exits = max(w.options.Exits, 2)
 	}
-	client := l.Plan().Clients()[0].Name
-	cfg := load.Config{URL: server(l), Flows: 1, Warmup: before, Window: window}
-	if _, _, err := l.Load(ctx, client, "prepare", cfg); err != nil {
-		return r, err
+	start := func(l *lab.Lab) (from, error) {
+		return from{node: l.Plan().Clients()[0].Name}, errors.Join(l.Start(ctx), l.Wait(ctx))
 	}
-	type outcome struct {
-		r   load.Result
-		err error
+	err = w.with(ctx, start, func(l *lab.Lab, f from) (err error) {
+		cfg := load.Config{URL: f.url, Flows: 1, Warmup: before, Window: window}
+		if _, _, err := l.Load(ctx, f.node, "prepare", cfg); err != nil {
+			return err
+		}
+		type result struct {
+			load.Result
+			err error
+			at  time.Time
+		}
+		ended := make(chan result, 1)
+		go func() { // ends with its load
+			r, _, err := l.Load(ctx, f.node, "download", cfg)
+			ended <- result{r, err, time.Now()}
+		}()
+		select {
+		case r := <-ended:
+			return errors.Join(errors.New("the download has ended early"), r.err)
+		case <-time.After(before + time.Second):
+		}
+		path, err := inUse(ctx, l, f.node)
+		harmed := time.Now()
+		if err == nil {
+			err = h.apply(ctx, l, path)
+		}
+		if err == nil && h.ends {
+			client, _ := l.Plan().Node(f.node)
+			err = answered(ctx, client.Namespace, f.url)
+			o.answered = time.Since(harmed)
+		}
+		r := <-ended
+		o.Result, o.ended = r.Result, r.at.Sub(harmed)
+		if !h.ends {
+			return errors.Join(err, r.err)
+		}
+		if r.err == nil {
+			err = errors.Join(err, errors.New("the download has not ended with its exit"))
+		}
+		return err
+	})
+	return o, err
+}
+
+// answered returns when a request from a namespace has the first byte of its
+// answer. One that fails is made anew, for a minute at most.
+func answered(ctx context.Context, namespace, server string) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return netns.Dial(ctx, namespace, network, address)
+		},
+	}}
+	for {
+		err := firstByte(ctx, client, server+"/ip")
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("no request is answered any more: %w", err)
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
-	ended := make(chan outcome, 1)
-	go func() { // ends with its load
-		r, _, err := l.Load(ctx, client, "download", cfg)
-		ended <- outcome{r, err}
-	}()
-	select {
-	case o := <-ended:
-		return o.r, errors.Join(errors.New("the download has ended early"), o.err)
-	case <-time.After(before + time.Second):
+}
+
+func firstByte(ctx context.Context, client *http.Client, page string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, page, nil)
+	if err != nil {
+		return err
 	}
-	path, err := inUse(ctx, l, client)
-	if err == nil {
-		err = h.apply(ctx, l, path)
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
 	}
-	o2 := <-ended
-	return o2.r, errors.Join(err, o2.err)
+	defer func() { _ = resp.Body.Close() }()
+	_, err = io.ReadFull(resp.Body, make([]byte, 1))
+	return err
 }
 
 // inUse is the client and the hops of its circuit with the most streams.

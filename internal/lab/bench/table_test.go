@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"cuttle/internal/lab/load"
 )
@@ -66,5 +67,42 @@ func TestEdgeTable(t *testing.T) {
 	text, rows := edgeTable(out)
 	if rows != 2 || !strings.HasSuffix(text, "| sing-box,mtu=1500, flows=8, down | 0.5569 | 14.48 |\n| direct, flows=1, up | 5.350 | 0.9754 |\n") {
 		t.Errorf("%d rows:\n%s\nwant the two that have figures", rows, text)
+	}
+}
+
+func TestRecoveryRow(t *testing.T) {
+	download := outcome{Result: load.Result{Bytes: 1e9, Seconds: 10, Stall: 0.456}}
+	ended := outcome{answered: 70 * time.Millisecond, ended: 310 * time.Millisecond}
+	for _, c := range []struct {
+		ends bool
+		o    outcome
+		err  error
+		want string
+	}{
+		{false, download, nil, "| far | harmed | 0.46 | at 0.8 Gbit/s over 10 s, standstill included |\n"},
+		{true, ended, nil, "| far | harmed | 0.07 | no: the program has an error after 0.31 s, and asks anew |\n"},
+		{true, ended, errors.New("no\n circuit"), "| far | harmed | - | no circuit |\n"},
+	} {
+		if got := recoveryRow("far", harm{name: "harmed", ends: c.ends}, c.o, c.err); got != c.want {
+			t.Errorf("recoveryRow = %q, want %q", got, c.want)
+		}
+	}
+}
+
+func TestEarlyTable(t *testing.T) {
+	kernel := greeted{name: kernelRouting, Result: load.Result{Times: []float64{400, 410, 600}}}
+	early := greeted{name: "early", Result: load.Result{Times: []float64{300}}}
+	broken := greeted{name: "broken", err: errors.New("not\n answered")}
+	got := earlyTable([]greeted{kernel, early, broken}, 200*time.Millisecond)
+	for _, want := range []string{
+		"| p50 in trips of 200ms |", "| kernel routing | 410 / 600 | 2.05 | +0 |\n", "| early | 300 / 300 | 1.5 | -110 |\n",
+		"| broken | - / - | - | - |\n", "- broken: not answered\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("table:\n%s\nwant in it %q", got, want)
+		}
+	}
+	if got := earlyTable([]greeted{broken, early}, time.Second); !strings.Contains(got, "| early | 300 / 300 | 0.3 | - |") {
+		t.Errorf("table without kernel routing has a difference:\n%s", got)
 	}
 }
