@@ -86,7 +86,7 @@ peers: ## other VPNs to measure beside Cuttle, into bin/peers (heavy, once)
 BENCH_FLAGS ?= --into docs/performance.md
 bench-peers: build peers ## measure Cuttle and other VPNs side by side, as root; BENCH_FLAGS="--rows kernel,cuttle-plain" for some
 	@sh internal/lab/require.sh
-	$(BIN)/cuttle-lab bench --peers $(BIN)/peers $(BENCH_FLAGS)
+	$(BIN)/cuttle-lab bench --slow --peers $(BIN)/peers $(BENCH_FLAGS)
 
 PACKAGES := $(BIN)/packages
 NFPM     := $(BIN)/nfpm
