@@ -37,20 +37,24 @@ func (s *server) serveTCP(ctx context.Context, stream *Stream, dst netip.AddrPor
 	stop := context.AfterFunc(ctx, conn.Abort) // the stream was reset: so is the connection
 	defer stop()
 	stream.announce()
+	reset := func(err error) {
+		stream.Reset(CodeOf(err, wire.CodeReset))
+		conn.Abort() // stop may come before the same above
+	}
 
 	up := make(chan struct{})
 	go func() { // ends with the stream's or the connection's end
 		defer close(up)
-		if _, err := stream.WriteTo(conn); err != nil {
-			stream.Reset(CodeOf(err, wire.CodeReset))
-			return
+		_, err := stream.WriteTo(conn)
+		if err == nil {
+			err = conn.CloseWrite()
 		}
-		if err := conn.CloseWrite(); err != nil {
-			stream.Reset(CodeOf(err, wire.CodeReset))
+		if err != nil {
+			reset(err)
 		}
 	}()
 	if _, err := io.Copy(stream, conn); err != nil {
-		stream.Reset(CodeOf(err, wire.CodeReset))
+		reset(err)
 	} else {
 		_ = stream.CloseWrite()
 	}
