@@ -119,6 +119,7 @@ func open(raw *rawConn, conf *utls.Config, to obfs.Endpoint) (*tunnel, error) {
 		authority, _, _ = net.SplitHostPort(to.Address) // checked by clientConfig
 	}
 	v := &visit{conn: conn, framer: http2.NewFramer(conn, conn)}
+	v.framer.SetMaxReadFrameSize(maxSwitchPayload) // as HTTP/2 has it for who announces nothing
 	if err := v.request(authority, p.cookie+"="+p.value(c)); err != nil {
 		return nil, fmt.Errorf("request: %w", err)
 	}
