@@ -89,6 +89,8 @@ func exitAddress(p Plan, addr string) bool {
 	})
 }
 
+// TestNetworkCarriesAndIsControlled: what a program sends comes out of an exit, connections
+// end as they should, and daemons are killed and started.
 func TestNetworkCarriesAndIsControlled(t *testing.T) {
 	l := up(t, options(t))
 	ctx := t.Context()
@@ -112,6 +114,7 @@ func TestNetworkCarriesAndIsControlled(t *testing.T) {
 			t.Errorf("%s has process %d and key %q", n.Name, n.PID, n.Key)
 		}
 	}
+	t.Run("ends", func(t *testing.T) { ends(t, l) })
 	victim := s.Circuits[0].Hops[1]
 	if err := l.Signal(ctx, victim, unix.SIGKILL); err != nil {
 		t.Fatal(err)
