@@ -213,3 +213,63 @@ func TestReroute(t *testing.T) {
 		}
 	}
 }
+
+// TestEveryHops: new circuits have exactly as many hops as are wanted at the moment, from
+// one to six and back, and carry flows.
+func TestEveryHops(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // for the whole test
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() { // ends with the listener
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, "hello")
+			_ = c.Close()
+		}
+	}()
+	names := []string{"c", "r1", "r2", "r3", "r4", "r5", "x"}
+	links := [][2]string{{"c", "r1"}, {"c", "x"}, {"r1", "r2"}, {"r2", "r3"}, {"r3", "r4"}, {"r4", "r5"}}
+	for _, r := range names[1:6] {
+		links = append(links, [2]string{r, "x"})
+	}
+	nw := newMesh(t, "plain", names, links, "x")
+	nw.linked(len(links))
+	o := nw.pool()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	for _, hops := range []int{1, 2, 3, 4, 5, 6, 5, 4, 3, 2, 1} {
+		if err := nw.nodes["c"].client.reroute(hops, nil); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := o.DialTCP(ctx, flowTo(ln.Addr().String()))
+		if err != nil {
+			t.Fatalf("over %d hops: %v\n%s", hops, err, nw.logs)
+		}
+		if now := nw.inUse(); len(now) != hops || now[hops-1] != "x" {
+			t.Errorf("a flow goes over %v, want %d hops", now, hops)
+		}
+		if got, err := io.ReadAll(struct{ io.Reader }{conn}); err != nil || string(got) != "hello" {
+			t.Errorf("over %d hops: read %q, %v", hops, got, err)
+		}
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+		for ready := 0; ready == 0; time.Sleep(time.Millisecond) { // until nothing is left of before, but what was built since
+			circuits := nw.nodes["c"].Circuits()
+			ready = len(circuits)
+			for _, c := range circuits {
+				if len(c.Hops) != hops {
+					ready = 0
+				}
+			}
+			if ctx.Err() != nil {
+				t.Fatalf("%d hops wanted, circuits are %+v", hops, circuits)
+			}
+		}
+	}
+}

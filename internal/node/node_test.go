@@ -42,6 +42,7 @@ type network struct {
 	cfgs  map[string]*config.Config
 	stop  map[string]func()
 	logs  *lockedBuffer
+	log   map[string]*lockedBuffer // of each node, the same lines
 }
 
 type lockedBuffer struct {
@@ -99,7 +100,7 @@ func newMesh(t *testing.T, mask string, names []string, links [][2]string, exits
 func newMeshWith(t *testing.T, mask string, names []string, links [][2]string, more map[string]string, exits ...string) *network {
 	nw := &network{
 		t: t, dir: t.TempDir(), names: names, nodes: map[string]*Node{}, cfgs: map[string]*config.Config{},
-		stop: map[string]func(){}, logs: &lockedBuffer{},
+		stop: map[string]func(){}, logs: &lockedBuffer{}, log: map[string]*lockedBuffer{},
 	}
 	ids, ports := map[string]string{}, map[string]int{}
 	for _, name := range nw.names {
@@ -107,7 +108,7 @@ func newMeshWith(t *testing.T, mask string, names []string, links [][2]string, m
 		if err != nil {
 			t.Fatal(err)
 		}
-		ids[name], ports[name] = id.ID.String(), freePort(t)
+		ids[name], ports[name], nw.log[name] = id.ID.String(), freePort(t), &lockedBuffer{}
 	}
 	var records strings.Builder
 	for _, name := range nw.names {
@@ -151,7 +152,7 @@ func newMeshWith(t *testing.T, mask string, names []string, links [][2]string, m
 
 func (nw *network) start(name string) {
 	nw.t.Helper()
-	n, err := New(nw.cfgs[name], slog.New(slog.NewTextHandler(nw.logs, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	n, err := New(nw.cfgs[name], slog.New(slog.NewTextHandler(io.MultiWriter(nw.logs, nw.log[name]), &slog.HandlerOptions{Level: slog.LevelDebug})))
 	if err != nil {
 		nw.t.Fatalf("%s: %v", name, err)
 	}
@@ -197,6 +198,8 @@ func flowTo(addr string) stack.Flow {
 	return stack.NewFlow(netip.MustParseAddrPort("10.0.0.1:1"), netip.MustParseAddrPort(addr))
 }
 
+// TestThreeHops carries a request over three hops. Nobody's log of all levels
+// names the destination or, until it has ended, a node but itself and its neighbors.
 func TestThreeHops(t *testing.T) {
 	for _, mask := range []string{"plain", "https"} {
 		t.Run(mask, func(t *testing.T) {
@@ -210,7 +213,21 @@ func TestThreeHops(t *testing.T) {
 				_, _ = w.Write(body)
 			}))
 			defer web.Close()
-			nw := newNetwork(t, mask)
+			var nw *network
+			t.Cleanup(func() { // when all nodes have ended
+				if nw == nil {
+					return
+				}
+				for of, named := range map[string]string{"c": "c r1", "r1": "r1 r2", "r2": "r1 r2 r3", "r3": "r2 r3"} {
+					for name, n := range nw.nodes { // r1 calls c a client
+						id, log := n.id.ID, nw.log[of].String()
+						if in := strings.Contains(log, id.String()[:10]) || strings.Contains(log, fmt.Sprintf("%x", id[:5])); in != strings.Contains(named, name) {
+							t.Errorf("the log of %s names %s: %v\n%s", of, name, in, log)
+						}
+					}
+				}
+			})
+			nw = newNetwork(t, mask)
 			o := nw.pool()
 			tr := &http.Transport{DialContext: o.DialContext}
 			defer tr.CloseIdleConnections()

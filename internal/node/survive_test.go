@@ -223,8 +223,13 @@ func TestTransferSurvives(t *testing.T) {
 	}
 }
 
+// goneMost is how long it may take until flows of a dead exit have ended, and until a new
+// one goes elsewhere, with the race detector and ten times more work than processors.
+const goneMost = 10 * time.Second
+
 // A dead exit ends its flows at once, and new flows go over a circuit to another one
-// that was there before.
+// that was there before. Both take a fraction of a second on a machine with nothing else
+// to do.
 func TestExitGone(t *testing.T) {
 	address, _ := waiter(t)
 	nw := mesh(t, "x1", "x2")
@@ -256,7 +261,7 @@ func TestExitGone(t *testing.T) {
 	nw.stop[hops[2]]()
 	gone := time.Now()
 	again, err := o.DialTCP(ctx, flowTo(address))
-	if took := time.Since(gone); err != nil || took > time.Minute {
+	if took := time.Since(gone); err != nil || took > goneMost {
 		t.Errorf("new flow after %v: %v, want one at once", took, err)
 	} else {
 		t.Logf("a new flow was open %v after the exit had gone", took.Round(time.Millisecond))
@@ -264,7 +269,7 @@ func TestExitGone(t *testing.T) {
 	}
 	_, err = conn.Read(make([]byte, 1))
 	wantEnded(t, err)
-	if took := time.Since(gone); took > time.Minute {
+	if took := time.Since(gone); took > goneMost {
 		t.Errorf("the flow ended after %v, want at once", took)
 	} else {
 		t.Logf("the flow ended after %v", took.Round(time.Millisecond))
