@@ -200,7 +200,8 @@ func (p *Pool) alone(now time.Time) (exit wire.NodeID, ok bool) {
 	return exit, p.builds.take(now)
 }
 
-// buildElse makes one circuit to another exit. A failure costs nothing.
+// buildElse makes one circuit to another exit. A failure costs nothing; it is tried
+// again soon, since relays that have just started may have no link to each other yet.
 func (p *Pool) buildElse(ctx context.Context, exit wire.NodeID) {
 	p.mu.Lock()
 	begun := p.renewed
@@ -212,17 +213,22 @@ func (p *Pool) buildElse(ctx context.Context, exit wire.NodeID) {
 		p.mu.Unlock()
 		return
 	}
-	p.finish(ctx, path, begun, turn{})
+	if !p.finish(ctx, path, begun, turn{}) {
+		p.mu.Lock()
+		p.alike = time.Now().Add(apartTime)
+		p.mu.Unlock()
+	}
 }
 
-// finish makes a circuit that is not urgent, and adds it for whom turn says.
-func (p *Pool) finish(ctx context.Context, path []*netmap.Record, begun int, turn turn) {
+// finish makes a circuit that is not urgent, and adds it for whom turn says; false: it
+// could not be built.
+func (p *Pool) finish(ctx context.Context, path []*netmap.Record, begun int, turn turn) bool {
 	c, err := p.cfg.Build(ctx, path)
 	if err != nil {
 		if ctx.Err() == nil {
 			p.blame(path, err, time.Now())
 		}
-		return
+		return false
 	}
 	if p.cfg.Opened != nil {
 		p.cfg.Opened(c)
@@ -231,4 +237,5 @@ func (p *Pool) finish(ctx context.Context, path []*netmap.Record, begun int, tur
 	defer p.mu.Unlock()
 	c.turn = turn
 	p.add(&member{c: c, exit: path[len(path)-1], old: p.renewed != begun})
+	return true
 }
