@@ -211,7 +211,7 @@ func exitDies(t *testing.T, most time.Duration, die func(ctx context.Context, l 
 	o := options(t)
 	o.Nodes, o.Exits = 5, 2
 	l := up(t, o)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	n, err := l.node("client")
 	if err != nil {
