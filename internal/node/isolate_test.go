@@ -94,14 +94,14 @@ func (nw *network) exitInUse() string {
 	return hops[len(hops)-1]
 }
 
-// An exit whose policy refuses a host is avoided for that host only, and the flow
-// goes out elsewhere at once.
-func TestRefusedElsewhere(t *testing.T) {
+// greeter is a server on loopback that says hello to whoever connects, until the test's end.
+func greeter(t *testing.T) net.Listener {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // for the whole test
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
+	t.Cleanup(func() { _ = ln.Close() })
 	go func() { // ends with the listener
 		for {
 			c, err := ln.Accept()
@@ -112,6 +112,13 @@ func TestRefusedElsewhere(t *testing.T) {
 			_ = c.Close()
 		}
 	}()
+	return ln
+}
+
+// An exit whose policy refuses a host is avoided for that host only, and the flow
+// goes out elsewhere at once.
+func TestRefusedElsewhere(t *testing.T) {
+	ln := greeter(t)
 	nw := mesh(t, "x1", "x2")
 	nw.stop["x1"]() // which now forbids what x2 allows
 	nw.cfgs["x1"].Exit.Allow = nil
@@ -217,21 +224,7 @@ func TestReroute(t *testing.T) {
 // TestEveryHops: new circuits have exactly as many hops as are wanted at the moment, from
 // one to six and back, and carry flows.
 func TestEveryHops(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // for the whole test
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	go func() { // ends with the listener
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = io.WriteString(c, "hello")
-			_ = c.Close()
-		}
-	}()
+	ln := greeter(t)
 	names := []string{"c", "r1", "r2", "r3", "r4", "r5", "x"}
 	links := [][2]string{{"c", "r1"}, {"c", "x"}, {"r1", "r2"}, {"r2", "r3"}, {"r3", "r4"}, {"r4", "r5"}}
 	for _, r := range names[1:6] {

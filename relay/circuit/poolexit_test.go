@@ -1,6 +1,7 @@
 package circuit
 
 import (
+	"context"
 	"errors"
 	"net"
 	"slices"
@@ -207,6 +208,38 @@ func TestAnotherExitComes(t *testing.T) {
 		time.Sleep(time.Hour)
 		if pn.built() != defaultReady+1 {
 			t.Errorf("%d builds after an hour, want %d", pn.built(), defaultReady+1)
+		}
+	})
+}
+
+// A circuit to another exit that could not be built at first, since relays were not
+// linked yet, is tried again soon, and not when a node is no more avoided.
+func TestPoolTriesAnotherExitAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start, tries := time.Now(), 0
+		pn := newPoolNet(t, func(pn *poolNet, cfg *PoolConfig) {
+			build := cfg.Build
+			cfg.Build = func(ctx context.Context, path []*netmap.Record) (*Circuit, error) { // called by Run alone
+				if path[2].ID == pn.nodes[6].cfg.ID {
+					if tries++; tries == 1 {
+						return nil, errors.New("not linked yet")
+					}
+				}
+				return build(ctx, path)
+			}
+			cfg.ChooseElse = func(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) {
+				return pn.choose(append(slices.Clone(avoid), exit))
+			}
+		})
+		both := func() bool {
+			return slices.ContainsFunc(pn.pool.Circuits(), func(s Status) bool { return s.Hops[len(s.Hops)-1] == pn.nodes[6].cfg.ID })
+		}
+		for !both() && time.Since(start) < avoidTime {
+			time.Sleep(100 * time.Millisecond)
+			synctest.Wait()
+		}
+		if took := time.Since(start); !both() || tries != 2 || took > apartTime+time.Second {
+			t.Errorf("after %v and %d tries there is a circuit to the other exit: %v; want one after %v", took, tries, both(), apartTime)
 		}
 	})
 }
