@@ -201,22 +201,28 @@ func (p *Pool) alone(now time.Time) (exit wire.NodeID, ok bool) {
 }
 
 // buildElse makes one circuit to another exit. A failure costs nothing; it is tried
-// again soon, since relays that have just started may have no link to each other yet.
+// again soon, or once the first of the nodes in the way is no more avoided, since
+// relays that have just started may have no link to each other yet.
 func (p *Pool) buildElse(ctx context.Context, exit wire.NodeID) {
+	now := time.Now()
 	p.mu.Lock()
 	begun := p.renewed
 	p.mu.Unlock()
-	path, err := p.cfg.ChooseElse(exit, p.avoided(time.Now()))
-	if err != nil {
-		p.mu.Lock()
-		p.builds.give()
-		p.mu.Unlock()
+	path, err := p.cfg.ChooseElse(exit, p.avoided(now))
+	if err == nil && p.finish(ctx, path, begun, turn{}) {
 		return
 	}
-	if !p.finish(ctx, path, begun, turn{}) {
-		p.mu.Lock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err == nil {
 		p.alike = time.Now().Add(apartTime)
-		p.mu.Unlock()
+		return
+	}
+	p.builds.give()
+	for _, f := range p.avoid {
+		if now.Before(f.until) && f.until.Before(p.alike) {
+			p.alike = f.until
+		}
 	}
 }
 

@@ -212,34 +212,55 @@ func TestAnotherExitComes(t *testing.T) {
 	})
 }
 
-// A circuit to another exit that could not be built at first, since relays were not
-// linked yet, is tried again soon, and not when a node is no more avoided.
+// All circuits kept ready end at one exit, since the relays had no links to the other
+// when they were built. As soon as nobody who could help is avoided for that any more,
+// it is tried again, and soon once more when that failed, too.
 func TestPoolTriesAnotherExitAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		start, tries := time.Now(), 0
-		pn := newPoolNet(t, func(pn *poolNet, cfg *PoolConfig) {
-			build := cfg.Build
-			cfg.Build = func(ctx context.Context, path []*netmap.Record) (*Circuit, error) { // called by Run alone
-				if path[2].ID == pn.nodes[6].cfg.ID {
-					if tries++; tries == 1 {
-						return nil, errors.New("not linked yet")
+	for _, tt := range []struct {
+		name   string
+		known  time.Duration // when there are paths to the other exit
+		linked time.Duration // when the relays have links to it
+		silent bool          // one relay answers never, instead of all refusing until then
+		want   time.Duration // until there is a circuit
+	}{
+		{"at the second look", 0, time.Second, false, apartTime},
+		{"at the third", 0, apartTime + time.Second, false, apartTime + avoidTime},
+		{"over the other relay", time.Second, time.Hour, true, avoidTime + apartTime},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				pn := newPoolNet(t, func(pn *poolNet, cfg *PoolConfig) { // which prefers exit 5
+					build := cfg.Build
+					cfg.Build = func(ctx context.Context, path []*netmap.Record) (*Circuit, error) {
+						if path[2].ID == pn.nodes[6].cfg.ID && time.Since(start) < tt.linked {
+							if !tt.silent {
+								return nil, &BuildError{Hop: 2, Reason: wire.ReasonNotConnected}
+							}
+							if path[1].ID == pn.nodes[3].cfg.ID {
+								return nil, &BuildError{Hop: 1, Err: context.DeadlineExceeded}
+							}
+						}
+						return build(ctx, path)
 					}
+					cfg.ChooseElse = func(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) {
+						if time.Since(start) < tt.known {
+							return nil, netmap.ErrNoExit
+						}
+						return pn.choose(append(slices.Clone(avoid), exit))
+					}
+				})
+				both := func() bool {
+					return slices.ContainsFunc(pn.pool.Circuits(), func(s Status) bool { return s.Hops[2] == pn.nodes[6].cfg.ID })
 				}
-				return build(ctx, path)
-			}
-			cfg.ChooseElse = func(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) {
-				return pn.choose(append(slices.Clone(avoid), exit))
-			}
+				for !both() && time.Since(start) < time.Hour {
+					time.Sleep(100 * time.Millisecond)
+					synctest.Wait()
+				}
+				if took := time.Since(start); took < tt.want || took > tt.want+time.Second {
+					t.Errorf("a circuit to the other exit after %v, want one after %v", took, tt.want)
+				}
+			})
 		})
-		both := func() bool {
-			return slices.ContainsFunc(pn.pool.Circuits(), func(s Status) bool { return s.Hops[len(s.Hops)-1] == pn.nodes[6].cfg.ID })
-		}
-		for !both() && time.Since(start) < avoidTime {
-			time.Sleep(100 * time.Millisecond)
-			synctest.Wait()
-		}
-		if took := time.Since(start); !both() || tries != 2 || took > apartTime+time.Second {
-			t.Errorf("after %v and %d tries there is a circuit to the other exit: %v; want one after %v", took, tries, both(), apartTime)
-		}
-	})
+	}
 }
