@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -185,6 +186,38 @@ func (l *Lab) SetLink(ctx context.Context, a, b string, s emulate.Shape) error {
 		return err
 	}
 	return l.shape(ctx, s, [2]Node{na, nb})
+}
+
+// Readdress gives a node another IPv4 address in the place of its own, on paths of
+// the same shape.
+func (l *Lab) Readdress(ctx context.Context, name string) error {
+	n, err := l.node(name)
+	if err != nil {
+		return err
+	}
+	old := n.Addrs[0]
+	b := old.Addr().As4()
+	b[3] = movedHost
+	fresh := netip.PrefixFrom(netip.AddrFrom4(b), old.Bits())
+	n.Addrs = []netip.Prefix{fresh}
+	var pairs [][2]Node
+	for _, p := range l.plan.Shaped() {
+		for i := range p {
+			if p[i].Name == name {
+				p[i] = n
+				pairs = append(pairs, p)
+			}
+		}
+	}
+	if len(pairs) > 0 && !l.opts.Shape.IsZero() {
+		if err := l.shape(ctx, l.opts.Shape, pairs...); err != nil {
+			return err
+		}
+	}
+	if err := netns.SetDevice(n.Namespace, Interface, 0, fresh); err != nil {
+		return err
+	}
+	return netns.RemoveAddress(n.Namespace, Interface, old)
 }
 
 // Exec replaces this process by a program inside a node's namespace. It returns

@@ -39,6 +39,7 @@ const (
 	unsurePort  = 8547 // the chain's JSON-RPC behind a proxy that loses calls, with --rpc-fail
 	dnsPort     = 53
 	echoPort    = 7
+	movedHost   = 77 // the last byte of the IPv4 address of a node that has moved
 	policyV4    = "10.99.0.0/16"
 	policyV6    = "fd99::/32"
 	plainV4     = "203.0.113.0/24" // of documentation; to a client they are like any on the Internet,

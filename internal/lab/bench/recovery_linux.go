@@ -7,8 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -17,7 +15,6 @@ import (
 	"cuttle/internal/lab/load"
 	"cuttle/internal/lab/netns"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -52,47 +49,8 @@ func parted(a, b int) func(context.Context, *lab.Lab, []string) error {
 	}
 }
 
-// emulatorSocket is where the lab's link emulator is asked, in the state folder:
-// Lab.SetLink knows no addresses but the plan's.
-const emulatorSocket = "emulator.sock"
-
-// readdressed gives the client another IPv4 address in the place of its own, on
-// paths of the same shape.
 func readdressed(ctx context.Context, l *lab.Lab, path []string) error {
-	n, _ := l.Plan().Node(path[0])
-	old := n.Addrs[0]
-	b := old.Addr().As4()
-	b[3] = 77
-	fresh := netip.PrefixFrom(netip.AddrFrom4(b), old.Bits())
-	if o := l.Plan().Options; !o.Shape.IsZero() {
-		r := emulate.Request{A: []netip.Addr{fresh.Addr()}, Shape: o.Shape}
-		for _, relay := range l.Plan().Nodes {
-			if relay.Relays() {
-				r.B = []netip.Addr{relay.Hosts()[0]}
-				if err := emulate.Ask(ctx, filepath.Join(o.State, emulatorSocket), r); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	// Else the kernel takes the new address away with the old one, which it belongs to.
-	if err := netns.Sysctl(n.Namespace, "net/ipv4/conf/all/promote_secondaries", "1"); err != nil {
-		return err
-	}
-	if err := netns.SetDevice(n.Namespace, lab.Interface, 0, fresh); err != nil {
-		return err
-	}
-	return netns.Do(n.Namespace, func() error {
-		link, err := netlink.LinkByName(lab.Interface)
-		if err != nil {
-			return fmt.Errorf("find %s: %w", lab.Interface, err)
-		}
-		gone := &net.IPNet{IP: old.Addr().AsSlice(), Mask: net.CIDRMask(old.Bits(), old.Addr().BitLen())}
-		if err := netlink.AddrDel(link, &netlink.Addr{IPNet: gone}); err != nil {
-			return fmt.Errorf("take %s away: %w", old, err)
-		}
-		return nil
-	})
+	return l.Readdress(ctx, path[0])
 }
 
 // outcome is what a harm has done to a download. If that ended, there are the

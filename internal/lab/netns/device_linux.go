@@ -69,6 +69,29 @@ func SetDevice(name, device string, mtu int, addresses ...netip.Prefix) error {
 	return End{Namespace: name, Interface: device, Addresses: addresses}.configure()
 }
 
+// RemoveAddress takes an address of a device away, and no other that lies in the same
+// network.
+func RemoveAddress(name, device string, address netip.Prefix) error {
+	// Else the kernel takes those away, too, that came after it.
+	if err := Sysctl(name, "net/ipv4/conf/all/promote_secondaries", "1"); err != nil {
+		return err
+	}
+	h, err := open(name)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	link, err := h.LinkByName(device)
+	if err != nil {
+		return fmt.Errorf("find %s in %s: %w", device, name, err)
+	}
+	gone := &net.IPNet{IP: address.Addr().AsSlice(), Mask: net.CIDRMask(address.Bits(), address.Addr().BitLen())}
+	if err := h.AddrDel(link, &netlink.Addr{IPNet: gone}); err != nil {
+		return fmt.Errorf("take %s from %s in %s: %w", address, device, name, err)
+	}
+	return nil
+}
+
 // HasDevice tells whether the namespace has a device that is up.
 func HasDevice(name, device string) (bool, error) {
 	h, err := open(name)
