@@ -29,7 +29,7 @@ type Client struct {
 	dns    exchanger
 	id     wire.SessionID
 	redial Redial
-	poke   chan struct{} // one token: try to attach again at once
+	poke   chan struct{} // one token: look for a carrier again soon
 	asked  time.Time     // ATTACH was given to the carrier and is not answered; of keep
 }
 
@@ -58,8 +58,8 @@ func (c *Client) Close() {
 	c.m.close()
 }
 
-// Retry lets a session without a carrier try to get one at once, e.g. since a link
-// came up.
+// Retry lets a session that has looked for a carrier in vain look again soon, e.g.
+// since a link came up.
 func (c *Client) Retry() {
 	select {
 	case c.poke <- struct{}{}:

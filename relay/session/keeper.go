@@ -148,17 +148,29 @@ func (c *Client) again(silent bool, past []time.Time) (*attachment, []time.Time)
 	return nil, past
 }
 
-// pause waits a random time of at most delay; Retry ends it. False when ctx has
-// ended.
+// pause waits a random time of at most delay. Retry makes a long one short, but never
+// none: whoever sees links come up is not to foresee when the session is attached. False
+// when ctx has ended.
 func (c *Client) pause(ctx context.Context, delay time.Duration) bool {
+	select {
+	case <-c.poke: // of a time when there was nothing to wait for
+	default:
+	}
 	timer := time.NewTimer(rand.N(delay))
 	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-c.poke:
-	case <-ctx.Done():
+	for {
+		select {
+		case <-timer.C:
+			return ctx.Err() == nil
+		case <-c.poke:
+			if delay > attachDelay {
+				delay = attachDelay
+				timer.Reset(rand.N(delay))
+			}
+		case <-ctx.Done():
+			return false
+		}
 	}
-	return ctx.Err() == nil
 }
 
 // answered waits for the exit's answer to ATTACH.
