@@ -70,7 +70,7 @@ func newClient(cfg *config.Config, self wire.NodeID, m *netmap.Map, nb *neighbor
 		wished: route{cfg.Client.Hops, exits, cfg.Client.Exit},
 		relock: make(chan chan error), beat: make(chan struct{}), hold: h,
 		cfg: cfg, self: self, mapped: m, guards: nb.up, build: circuit.Builder{Links: nb.lookup},
-		onward: newOnward(cfg.Client), log: log, wish: make(chan bool, 1), state: control.StateOff, since: time.Now(),
+		onward: newOnward(cfg.Client, memoryShare(cfg.Relay.Memory, machineMemory())), log: log, wish: make(chan bool, 1), state: control.StateOff, since: time.Now(),
 		rng: rand.New(rand.NewChaCha8(seed)),
 	}
 	c.onward.other, c.onward.silent, c.onward.device = c.other, c.proof.shunned, h.wishOf

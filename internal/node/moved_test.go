@@ -40,20 +40,3 @@ func TestLinksFollowAddresses(t *testing.T) {
 		}
 	}
 }
-
-func TestRelayMemory(t *testing.T) {
-	for _, tc := range []struct {
-		configured int
-		machine    uint64
-		want       int64
-	}{
-		{16, 1 << 40, 16 << 20}, {0, 0, memoryLeast}, {0, 512 << 20, 64 << 20}, {0, 1 << 40, memoryMost},
-	} {
-		if got := relayMemory(tc.configured, tc.machine); got != tc.want {
-			t.Errorf("relayMemory(%d, %d) = %d, want %d", tc.configured, tc.machine, got, tc.want)
-		}
-	}
-	if machineMemory() == 0 {
-		t.Error("this machine's memory is not known")
-	}
-}

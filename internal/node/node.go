@@ -32,9 +32,6 @@ import (
 	"cuttle/tun/hostnet"
 )
 
-// exitBudget bounds the receive buffers of one session of an exit, bytes.
-const exitBudget = 16 << 20
-
 // Node is one node. Run it once.
 type Node struct {
 	cfg     *config.Config
@@ -79,7 +76,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Node, error) {
 	}
 	n.links = &neighborhood{
 		cfg: link.Config{
-			ID: id.ID, Key: id.Handshake, Record: rec.Bytes(), MaxWindow: cfg.Relay.Window, Budget: link.NewBudget(relayMemory(cfg.Relay.Memory, machineMemory())),
+			ID: id.ID, Key: id.Handshake, Record: rec.Bytes(), MaxWindow: cfg.Relay.Window, Budget: link.NewBudget(memoryShare(cfg.Relay.Memory, machineMemory())),
 			Check: func(record []byte) (link.Peer, error) {
 				p, err := checkNeighbor(known, cfg.Node.AcceptClients, record)
 				if err == nil && n.links.full(p.ID) {
@@ -121,10 +118,10 @@ func (n *Node) newSwitch() (*circuit.Switch, error) {
 			return nil, err
 		}
 		n.exit = ex
-		share := memoryShare(machineMemory())
+		share := memoryShare(n.cfg.Relay.Memory, machineMemory())
 		n.sessions = session.NewExit(func(from wire.NodeID) session.Opener { return ex.Circuit(from) },
 			session.ExitConfig{Session: session.Config{
-				Budget: exitBudget, Shared: session.NewBudget(share), Streams: max(1, exitConnections(n.cfg)/2),
+				Budget: sessionShare(share), Shared: session.NewBudget(share), Streams: max(1, exitConnections(n.cfg)/2),
 				IdleReplied: time.Duration(n.cfg.Exit.UDPIdle), Queries: n.cfg.Exit.ClientQueries,
 			}, Kept: share})
 		sc.Serve = func(t *circuit.Terminal) (circuit.Handler, error) {

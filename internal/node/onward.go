@@ -70,10 +70,10 @@ var (
 	_ stack.Peers  = (*flow)(nil)
 )
 
-func newOnward(cl config.Client) *onward {
+func newOnward(cl config.Client, memory int64) *onward {
 	return &onward{
 		sessions: make(map[*circuit.Circuit]*carried), answered: answered{mode: cl.Early}, isolation: newIsolation(cl),
-		names: dnscache.New(cl.DNSCache << 20), cfg: session.Config{Streams: clientFlows, Kept: session.NewKept(memoryShare(machineMemory()))},
+		names: dnscache.New(cl.DNSCache << 20), cfg: session.Config{Streams: clientFlows, Kept: session.NewKept(memory)},
 	}
 }
 
