@@ -31,11 +31,11 @@ const (
 )
 
 // warmup and window of one throughput measurement.
-func (c Config) times(slow bool) (warmup, window time.Duration) {
+func (c Config) times(e extent) (warmup, window time.Duration) {
 	switch {
 	case c.Quick:
 		return 500 * time.Millisecond, time.Second
-	case slow:
+	case e == far:
 		return 4 * time.Second, 5 * time.Second
 	}
 	return 1500 * time.Millisecond, 3 * time.Second
@@ -87,11 +87,13 @@ func server(l *lab.Lab) string {
 	return "http://" + netip.AddrPortFrom(web.Hosts()[0], 80).String()
 }
 
-// extent says how much of a row is measured.
-type extent struct {
-	slow bool // links with delay: longer, fewer requests
-	down bool // downloads and latency only
-}
+// extent says how long a row is measured.
+type extent bool
+
+const (
+	near extent = false
+	far  extent = true // links with delay: longer, fewer requests
+)
 
 // partLimit bounds a part of a measurement beside its own time.
 const partLimit = 40 * time.Second
@@ -100,7 +102,7 @@ const partLimit = 40 * time.Second
 // what fails.
 func measure(ctx context.Context, c Config, l *lab.Lab, name string, f from, e extent) row {
 	r := row{name: name, peaks: make(map[string]int64)}
-	warmup, window := c.times(e.slow)
+	warmup, window := c.times(e)
 	run := func(what, mode string, cfg load.Config) (load.Result, time.Duration) {
 		if ctx.Err() != nil {
 			return load.Result{}, 0
@@ -119,7 +121,7 @@ func measure(ctx context.Context, c Config, l *lab.Lab, name string, f from, e e
 		return r
 	}
 	idle, busy := 200, 60
-	if c.Quick || e.slow {
+	if c.Quick || e == far {
 		idle, busy = 20, 10
 	}
 	r.idle, _ = run("latency", "latency", load.Config{Count: idle, Window: 8 * time.Second})
@@ -129,9 +131,7 @@ func measure(ctx context.Context, c Config, l *lab.Lab, name string, f from, e e
 		got, own := run(fmt.Sprintf("%d down", n), "download", cfg)
 		r.down[i] = got
 		r.cpu[0], r.cpu[1] = perGigabyte(before, l.Usages(), own+softIRQ()-soft, got.Total)
-		if !e.down {
-			r.up[i], _ = run(fmt.Sprintf("%d up", n), "upload", cfg)
-		}
+		r.up[i], _ = run(fmt.Sprintf("%d up", n), "upload", cfg)
 	}
 	var err error
 	say("  %s: latency beside 8 down", name)

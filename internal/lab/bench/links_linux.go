@@ -60,7 +60,7 @@ func measureLink(ctx context.Context, c Config, l *lab.Lab, s emulate.Shape) (st
 	if _, _, err := l.Load(ctx, from, "prepare", load.Config{URL: server(l)}); err != nil {
 		return "", err
 	}
-	warmup, window := c.times(false)
+	warmup, window := c.times(near)
 	var gbits [2]float64
 	var cpu float64
 	for i, n := range flows {

@@ -156,19 +156,19 @@ func Network(ctx context.Context, c Config) error {
 		b.WriteString(table(rows) + "\n")
 	}
 	masks := []string{"plain", "https"}
-	b.WriteString(c.conditions(false, usual))
-	rows := []row{c.inARow("plain").measure(ctx, c, kernelRouting, extent{}, plainly(ctx))}
+	b.WriteString(c.conditions(near, usual))
+	rows := []row{c.inARow("plain").measure(ctx, c, kernelRouting, near, plainly(ctx))}
 	for _, mask := range masks {
-		rows = append(rows, c.inARow(mask).measure(ctx, c, fmt.Sprintf("Cuttle, %d hops, %s", c.Options.Hops, mask), extent{}, cuttle(ctx)))
+		rows = append(rows, c.inARow(mask).measure(ctx, c, fmt.Sprintf("Cuttle, %d hops, %s", c.Options.Hops, mask), near, cuttle(ctx)))
 	}
 	add(rows...)
 	for _, loss := range []float64{0, farLoss} {
 		w := c.far("plain", loss)
-		fmt.Fprintf(&b, "\nEach of %d %s. %s", c.Options.Hops+1, describe(w.options.Shape), c.conditions(true, hardy))
-		rows := []row{w.measure(ctx, c, kernelRouting, extent{slow: true, down: true}, plainly(ctx))}
+		fmt.Fprintf(&b, "\nEach of %d %s. %s", c.Options.Hops+1, describe(w.options.Shape), c.conditions(far, hardy))
+		rows := []row{w.measure(ctx, c, kernelRouting, far, plainly(ctx))}
 		for _, mask := range masks {
 			w := c.far(mask, loss)
-			rows = append(rows, w.measure(ctx, c, fmt.Sprintf("Cuttle, %d hops, %s", c.Options.Hops, mask), extent{slow: true, down: true}, cuttle(ctx)))
+			rows = append(rows, w.measure(ctx, c, fmt.Sprintf("Cuttle, %d hops, %s", c.Options.Hops, mask), far, cuttle(ctx)))
 		}
 		add(rows...)
 	}

@@ -31,18 +31,18 @@ const (
 func nearRows(hops int) []entry {
 	rows := []entry{
 		{key: keyKernel, measure: func(ctx context.Context, c Config) row {
-			return c.inARow("plain").measure(ctx, c, kernelRouting, extent{}, plainly(ctx))
+			return c.inARow("plain").measure(ctx, c, kernelRouting, near, plainly(ctx))
 		}},
 	}
 	for key, mask := range map[string]string{keyPlain: "plain", keyHTTPS: "https"} {
 		rows = append(rows, entry{key: key, measure: func(ctx context.Context, c Config) row {
-			return c.inARow(mask).measure(ctx, c, fmt.Sprintf("Cuttle, %d hops, %s", hops, mask), extent{}, cuttle(ctx))
+			return c.inARow(mask).measure(ctx, c, fmt.Sprintf("Cuttle, %d hops, %s", hops, mask), near, cuttle(ctx))
 		}})
 	}
 	slices.SortFunc(rows[1:], func(a, b entry) int { return -strings.Compare(a.key, b.key) })
 	for _, p := range peer.All() {
 		rows = append(rows, entry{key: p.Key, slow: p.Slow, measure: func(ctx context.Context, c Config) row {
-			return c.inARow("plain").measure(ctx, c, p.Name, extent{}, c.visit(ctx, p))
+			return c.inARow("plain").measure(ctx, c, p.Name, near, c.visit(ctx, p))
 		}})
 	}
 	return rows
@@ -50,7 +50,6 @@ func nearRows(hops int) []entry {
 
 // farRows are those that are measured on links with delay and loss.
 func farRows(hops int, loss float64) []entry {
-	far := extent{slow: true, down: true}
 	rows := []entry{
 		{key: farPrefix + keyKernel, measure: func(ctx context.Context, c Config) row {
 			return c.far("plain", loss).measure(ctx, c, kernelRouting, far, plainly(ctx))
@@ -120,10 +119,10 @@ func Peers(ctx context.Context, c Config) error {
 		}
 	}
 	hops := c.Options.Hops
-	section(fmt.Sprintf("Client, %d hops and server in a row of namespaces, perfect links. ", hops)+c.conditions(false, usual), nearRows(hops))
+	section(fmt.Sprintf("Client, %d hops and server in a row of namespaces, perfect links. ", hops)+c.conditions(near, usual), nearRows(hops))
 	for _, loss := range []float64{0, farLoss} {
 		shape := c.far("plain", loss).options.Shape
-		section(fmt.Sprintf("Each of %d %s. ", hops+1, describe(shape))+c.conditions(true, hardy), farRows(hops, loss))
+		section(fmt.Sprintf("Each of %d %s. ", hops+1, describe(shape))+c.conditions(far, hardy), farRows(hops, loss))
 	}
 	if c.wants(entry{key: keyEdge}) && ctx.Err() == nil {
 		text, err := c.edge(ctx)

@@ -25,8 +25,8 @@ func figure(v float64) string {
 func pair(a, b float64) string { return figure(a) + " / " + figure(b) }
 
 // conditions are what a table was measured under.
-func (c Config) conditions(slow bool, congestion string) string {
-	warmup, window := c.times(slow)
+func (c Config) conditions(e extent, congestion string) string {
+	warmup, window := c.times(e)
 	if congestion == usual {
 		b, _ := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control") // new namespaces inherit it
 		congestion = strings.TrimSpace(string(b))
