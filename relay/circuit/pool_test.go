@@ -165,14 +165,12 @@ func TestPoolBuildsAheadAndRetires(t *testing.T) {
 }
 
 func TestPoolAvoidsAKilledRelay(t *testing.T) {
-	for _, victim := range []int{1, 3, 5} {
+	for hop := range 3 {
 		synctest.Test(t, func(t *testing.T) {
 			pn := newPoolNet(t, nil)
 			synctest.Wait()
 			c := mustGet(t, pn.pool)
-			if !slices.Contains(c.Status().Hops, pn.nodes[victim].cfg.ID) {
-				t.Fatalf("the circuit does not use node %d", victim)
-			}
+			victim := slices.IndexFunc(pn.nodes, func(n *testNode) bool { return n.cfg.ID == c.hops[hop] })
 			pn.nodes[victim].kill()
 			<-c.Done()
 			c.Release()
@@ -231,6 +229,47 @@ func TestPoolBacksOff(t *testing.T) {
 				pn.mu.Unlock()
 				if n < 15 || n > test.most {
 					t.Errorf("%d attempts in ten minutes, want 15 to %d", n, test.most)
+				}
+			})
+		})
+	}
+}
+
+// Circuits kept ready and those in use go over different middle relays where there are
+// some, also those to another exit, and over the same where not.
+func TestPoolSpreads(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*poolNet, *PoolConfig)
+	}{
+		{"one exit", func(*poolNet, *PoolConfig) {}},
+		{"two exits", func(pn *poolNet, cfg *PoolConfig) {
+			cfg.ChooseElse = func(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) {
+				return pn.choose(append(slices.Clone(avoid), exit))
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pn := newPoolNet(t, func(pn *poolNet, cfg *PoolConfig) {
+					cfg.Ready = 2
+					cfg.ChooseTo = func(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) { return pn.choose(avoid) }
+					tt.change(pn, cfg)
+				})
+				synctest.Wait()
+				over := map[wire.NodeID]int{}
+				for _, s := range pn.pool.Circuits() {
+					over[s.Hops[1]]++
+				}
+				if len(over) != 2 {
+					t.Fatalf("the circuits kept ready go over %d middle relays, want 2", len(over))
+				}
+				for i := range 2 {
+					defer getFor(t, pn.pool, Want{Key: key(i + 1)}).Release()
+				}
+				synctest.Wait()
+				if n, _ := open(pn.pool); n != 3 {
+					t.Errorf("%d circuits, want 3, though there are two middle relays only", n)
 				}
 			})
 		})

@@ -88,13 +88,13 @@ type beside struct {
 	turn turn
 }
 
-// buildBeside makes one circuit to an exit that is in use. A failure costs
-// nothing: the others are there.
+// buildBeside makes one circuit to an exit that is in use, over other middle relays if
+// there are some. A failure costs nothing: the others are there.
 func (p *Pool) buildBeside(ctx context.Context, b beside) {
 	p.mu.Lock()
-	begun := p.renewed
+	begun, middles := p.renewed, p.middles(time.Now())
 	p.mu.Unlock()
-	path, err := p.chooseTo(b.exit, nil, false)
+	path, err := p.chooseTo(b.exit, middles, false)
 	if err != nil {
 		return
 	}

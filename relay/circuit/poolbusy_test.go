@@ -55,6 +55,9 @@ func TestPoolKeepsNewStreamsFromBulk(t *testing.T) {
 		if second == first || second.Exit() != first.Exit() {
 			t.Errorf("a stream beside bulk: same circuit %v, same exit %v; want another circuit to the same exit", second == first, second.Exit() == first.Exit())
 		}
+		if second.hops[1] == first.hops[1] {
+			t.Error("it goes over the same middle relay, though there is another")
+		}
 		time.Sleep(2 * sampleTime) // the bulk is over
 		synctest.Wait()
 		bulk(t, second)

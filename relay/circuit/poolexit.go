@@ -152,18 +152,41 @@ func (p *Pool) chooseTo(exit wire.NodeID, lost []wire.NodeID, silent bool) ([]*n
 }
 
 // chooseAhead finds a path for a circuit to be kept ready: to another exit than all
-// those that are ready, if there is one, since they may all go at once.
+// those that are ready, if there is one, and over other middle relays than those of all
+// that may be used, since they may all go at once.
 func (p *Pool) chooseAhead(now time.Time) ([]*netmap.Record, error) {
 	failed := p.avoided(now)
 	p.mu.Lock()
 	exit, only := p.onlyExit(now)
+	middles := p.middles(now)
 	p.mu.Unlock()
 	if only && p.cfg.ChooseElse != nil {
-		if path, err := p.cfg.ChooseElse(exit, failed); err == nil {
+		if path, err := p.chooseElse(exit, middles, failed); err == nil {
 			return path, nil
 		}
 	}
-	return p.around(nil, failed, false, p.cfg.Choose)
+	return p.around(middles, failed, false, p.cfg.Choose)
+}
+
+// chooseElse finds a path to another exit, best without the middles.
+func (p *Pool) chooseElse(exit wire.NodeID, middles, failed []wire.NodeID) ([]*netmap.Record, error) {
+	if len(middles) > 0 {
+		if path, err := p.cfg.ChooseElse(exit, slices.Concat(middles, failed)); err == nil {
+			return path, nil
+		}
+	}
+	return p.cfg.ChooseElse(exit, failed)
+}
+
+// middles lists the relays between guard and exit of all circuits that may be used.
+// Called with mu held.
+func (p *Pool) middles(now time.Time) (ids []wire.NodeID) {
+	for _, m := range p.members {
+		if hops := m.c.hops; p.usable(m, now) && len(hops) > 2 {
+			ids = append(ids, hops[1:len(hops)-1]...)
+		}
+	}
+	return ids
 }
 
 // onlyExit tells whether all circuits that may be used end at one exit, and at which.
@@ -206,9 +229,9 @@ func (p *Pool) alone(now time.Time) (exit wire.NodeID, ok bool) {
 func (p *Pool) buildElse(ctx context.Context, exit wire.NodeID) {
 	now := time.Now()
 	p.mu.Lock()
-	begun := p.renewed
+	begun, middles := p.renewed, p.middles(now)
 	p.mu.Unlock()
-	path, err := p.cfg.ChooseElse(exit, p.avoided(now))
+	path, err := p.chooseElse(exit, middles, p.avoided(now))
 	if err == nil && p.finish(ctx, path, begun, turn{}) {
 		return
 	}

@@ -199,7 +199,23 @@ func (p *Pool) expected(hops []wire.NodeID) time.Duration {
 }
 
 // The spare that takes over shares no middle hop with the circuit that was lost.
+// The circuit that a session gets at once when its own has closed, and one that is built
+// when it went silent, share no middle relay with that.
 func TestSpareIsDisjoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pn := newPoolNet(t, func(_ *poolNet, cfg *PoolConfig) { cfg.Ready = 2 })
+		synctest.Wait()
+		lost := getFor(t, pn.pool, Want{Key: key(7)})
+		pn.cancel() // nothing is built any more
+		built := pn.built()
+		c, err := pn.pool.GetTo(t.Context(), lost, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.hops[1] == lost.hops[1] || c.Exit() != lost.Exit() || pn.built() != built {
+			t.Error("it goes over the relay of the lost circuit, to another exit, or was built")
+		}
+	})
 	synctest.Test(t, func(t *testing.T) {
 		pn := newPoolNet(t, func(pn *poolNet, cfg *PoolConfig) {
 			cfg.ChooseTo = func(exit wire.NodeID, avoid []wire.NodeID) ([]*netmap.Record, error) { return pn.choose(avoid) }
