@@ -44,6 +44,7 @@ var meddlings = []meddling{
 	{"replayed cell", func(cells []*wire.Cell, old []byte) []*wire.Cell { copy(cells[0].Body(), old); return cells }, nowhere},
 	{"dropped cell", func(cells []*wire.Cell, _ []byte) []*wire.Cell { cells[0].Release(); return cells[1:] }, nowhere},
 	{"cells out of order", func(cells []*wire.Cell, _ []byte) []*wire.Cell { slices.Reverse(cells[:2]); return cells }, nowhere},
+	{"cell before those of the other class", func(cells []*wire.Cell, _ []byte) []*wire.Cell { return []*wire.Cell{cells[2], cells[0], cells[1]} }, nowhere},
 	{"cell of the other class", func(cells []*wire.Cell, _ []byte) []*wire.Cell { cells[0].Class ^= 1; return cells }, nowhere},
 	{"zeros", func(cells []*wire.Cell, _ []byte) []*wire.Cell { clear(cells[0].Body()); return cells }, nowhere},
 	{"garbage", func(cells []*wire.Cell, _ []byte) []*wire.Cell {
@@ -61,7 +62,7 @@ func flip(name string, at int, bit byte, harmless int) meddling {
 }
 
 // TestTamperedCell has a malicious neighbor between any two nodes of a circuit change,
-// replace, drop or reorder cells of either class and direction. The first honest node
+// replace, drop or reorder cells of either class, or of both, and direction. The first honest node
 // that can check such a cell, which is the next relay going out and the client going
 // back, closes the circuit: neither end gets the cell or one behind it, and all that any
 // node then hears from a neighbor is one CLOSE, whatever the cause. Only the bytes that

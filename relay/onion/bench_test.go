@@ -29,8 +29,8 @@ func (l *layer) stay() {
 func BenchmarkPeel(b *testing.B) {
 	forEachSuite(b, func(b *testing.B, suite Suite) {
 		c := newCircuit(b, 3, suite)
-		c.hops[0].forward.class[0].skipTo(1)
-		c.path.hops[0].forward.class[0].skipTo(1)
+		c.hops[0].forward.skipTo(1)
+		c.path.hops[0].forward.skipTo(1)
 		cell := wire.NewCell(wire.Reliable)
 		c.path.Seal(cell, 2, wire.PayloadSize)
 		sealed := *cell
@@ -40,7 +40,7 @@ func BenchmarkPeel(b *testing.B) {
 			if _, err := c.hops[0].Peel(work); err != nil {
 				b.Fatal(err)
 			}
-			c.hops[0].forward.class[0].stay()
+			c.hops[0].forward.stay()
 		}
 	})
 }
@@ -87,8 +87,8 @@ func BenchmarkOpen(b *testing.B) {
 			forEachSuite(b, func(b *testing.B, suite Suite) {
 				c := newCircuit(b, hops, suite)
 				for i := range c.hops {
-					c.hops[i].backward.class[0].skipTo(1)
-					c.path.hops[i].backward.class[0].skipTo(1)
+					c.hops[i].backward.skipTo(1)
+					c.path.hops[i].backward.skipTo(1)
 				}
 				sealed := *cellOf(wire.Reliable, c.back(wire.Reliable, make([]byte, wire.PayloadSize))[0])
 				work := wire.NewCell(wire.Reliable)
@@ -98,7 +98,7 @@ func BenchmarkOpen(b *testing.B) {
 						b.Fatal(err)
 					}
 					for i := range c.hops {
-						c.path.hops[i].backward.class[0].stay()
+						c.path.hops[i].backward.stay()
 					}
 				}
 			})

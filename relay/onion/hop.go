@@ -10,9 +10,10 @@ import (
 // goroutine and backward calls (Wrap, Originate) to one; the two may run at the
 // same time. Nothing is allocated per cell.
 type Hop struct {
-	forward  direction
-	backward direction
+	forward  layer
+	backward layer
 	filler   filler
+	failed   bool // of Peel
 }
 
 // NewHop uses up the keys that AcceptHop returned.
@@ -22,8 +23,8 @@ func NewHop(keys *HopKeys) (*Hop, error) {
 		return nil, err
 	}
 	return &Hop{
-		forward:  newDirection(k.suite, k.forward, false),
-		backward: newDirection(k.suite, k.backward, false),
+		forward:  newLayer(k.suite, k.forward, false),
+		backward: newLayer(k.suite, k.backward, false),
 		filler:   newFiller(k.suite, k.filler),
 	}, nil
 }
@@ -33,8 +34,8 @@ func NewHop(keys *HopKeys) (*Hop, error) {
 // says Here, the message is the first Length bytes of Payload(c). After an error
 // the circuit is to be closed; every further Peel fails.
 func (h *Hop) Peel(c *wire.Cell) (Header, error) {
-	l := &h.forward.class[c.Class]
-	if h.forward.failed {
+	l := h.forward.of(c.Class)
+	if h.failed {
 		return Header{}, errCell
 	}
 	header, ok := l.open(c)
@@ -42,7 +43,7 @@ func (h *Hop) Peel(c *wire.Cell) (Header, error) {
 		ok = isZero(c.Payload()[header.Length:])
 	}
 	if !ok {
-		h.forward.failed = true
+		h.failed = true
 		return Header{}, errCell
 	}
 	if header.Kind == PassOn {
@@ -55,7 +56,7 @@ func (h *Hop) Peel(c *wire.Cell) (Header, error) {
 
 // Wrap puts this hop's layer on a cell that came from the next hop.
 func (h *Hop) Wrap(c *wire.Cell) {
-	l := &h.backward.class[c.Class]
+	l := h.backward.of(c.Class)
 	c.Move(-wire.SlotSize)
 	l.seal(c, Header{Kind: PassOn})
 	l.advance()
@@ -70,7 +71,7 @@ func (h *Hop) Payload(c *wire.Cell) []byte { return c.Payload() }
 // Only the last hop of a circuit may originate cells.
 func (h *Hop) Originate(c *wire.Cell, n int) {
 	checkLength(n)
-	l := &h.backward.class[c.Class]
+	l := h.backward.of(c.Class)
 	clear(c.Body()[wire.SlotSize+n:])
 	l.seal(c, Header{Here, n})
 	l.advance()

@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"errors"
+	"fmt"
 
 	"golang.org/x/crypto/chacha20"
 
@@ -13,7 +14,7 @@ import (
 
 const (
 	hopRekeyLabel = "cuttle hop rekey v1"
-	hopRekeyEvery = 1 << 24 // cells of one direction and class
+	hopRekeyEvery = 1 << 24 // cells of one direction
 
 	classes    = 2
 	sealedSize = wire.BodySize - wire.TagSize       // c: what a layer's keystream covers
@@ -57,9 +58,10 @@ func parseHeader(b []byte) (Header, bool) {
 	return h, false
 }
 
-// layer is one direction and class of one hop: an AEAD whose nonce is the class
-// and a counter. Everything that takes a nonce goes through it, so a nonce is
-// used for one cell and no other.
+// layer is one direction of one hop: an AEAD whose nonce is a cell's class and a
+// counter of the cells of both classes, so that none can be moved among the others
+// unnoticed. Everything that takes a nonce goes through it, so a nonce is used for one
+// cell and no other.
 type layer struct {
 	suite   Suite
 	aead    cipher.AEAD
@@ -70,25 +72,22 @@ type layer struct {
 	in, out [aesBlock]byte  // scratch of keystream
 }
 
-// direction holds both classes of one direction. The classes start with the same
-// key; their nonces differ in the first byte.
-type direction struct {
-	class  [classes]layer
-	failed bool
+// newLayer makes a layer; with withTail one whose keystream is asked for.
+func newLayer(suite Suite, key secret, withTail bool) layer {
+	l := layer{suite: suite, aead: newAEAD(suite, &key), key: key}
+	if withTail && suite == AES256GCM {
+		l.block = newAES(&key)
+	}
+	return l
 }
 
-// newDirection makes the layers; withTail those whose keystream is asked for.
-func newDirection(suite Suite, key secret, withTail bool) (d direction) {
-	aead := newAEAD(suite, &key)
-	var block cipher.Block
-	if withTail && suite == AES256GCM {
-		block = newAES(&key)
+// of is the layer for the next cell, which has that class.
+func (l *layer) of(class wire.Class) *layer {
+	if class >= classes {
+		panic(fmt.Sprintf("onion: cell of class %d", class))
 	}
-	for i := range d.class {
-		d.class[i] = layer{suite: suite, aead: aead, block: block, key: key}
-		d.class[i].nonce[0] = byte(i)
-	}
-	return d
+	l.nonce[0] = byte(class)
+	return l
 }
 
 // advance moves on to the next cell and replaces the key when it is due. The

@@ -21,7 +21,7 @@ type Path struct {
 }
 
 type pathHop struct {
-	forward, backward direction
+	forward, backward layer
 	filler            filler
 }
 
@@ -36,8 +36,8 @@ func (p *Path) Add(keys *HopKeys) error {
 		return fmt.Errorf("add hop: %w", err)
 	}
 	p.hops[n] = pathHop{
-		forward:  newDirection(k.suite, k.forward, true),
-		backward: newDirection(k.suite, k.backward, true),
+		forward:  newLayer(k.suite, k.forward, true),
+		backward: newLayer(k.suite, k.backward, true),
 		filler:   newFiller(k.suite, k.filler),
 	}
 	p.n.Store(n + 1)
@@ -64,13 +64,13 @@ func (p *Path) Seal(c *wire.Cell, hop, n int) {
 	// before it, one slot each; each opened it together with the cell.
 	tail := p.sealTail[:hop*wire.SlotSize]
 	for i := range hop {
-		l := &p.hops[i].forward.class[class]
+		l := p.hops[i].forward.of(class)
 		known := tail[:i*wire.SlotSize]
 		l.xorTail(known)
 		p.hops[i].filler.put(tail[len(known):], &l.nonce)
 	}
 	// The last hop's plaintext ends with what seals to just those bytes.
-	last := &p.hops[hop].forward.class[class]
+	last := p.hops[hop].forward.of(class)
 	last.xorTail(tail)
 	body := c.Body()
 	clear(body[wire.SlotSize+n : wire.BodySize-len(tail)])
@@ -78,7 +78,7 @@ func (p *Path) Seal(c *wire.Cell, hop, n int) {
 	last.seal(c, Header{Here, n})
 	last.advance()
 	for i := hop - 1; i >= 0; i-- {
-		l := &p.hops[i].forward.class[class]
+		l := p.hops[i].forward.of(class)
 		c.Move(-wire.SlotSize)
 		l.seal(c, Header{Kind: PassOn})
 		l.advance()
@@ -100,10 +100,10 @@ func (p *Path) Open(c *wire.Cell) (hop int, payload []byte, err error) {
 	tail := p.openTail[:last*wire.SlotSize]
 	clear(tail)
 	for i := 1; i <= last; i++ {
-		p.hops[i].backward.class[class].xorTail(tail[:i*wire.SlotSize])
+		p.hops[i].backward.of(class).xorTail(tail[:i*wire.SlotSize])
 	}
 	for i := 0; ; i++ {
-		l := &p.hops[i].backward.class[class]
+		l := p.hops[i].backward.of(class)
 		header, ok := l.open(c)
 		if !ok || (header.Kind == Here) != (i == last) {
 			p.openFailed = true

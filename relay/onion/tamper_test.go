@@ -152,8 +152,8 @@ func TestFlipBack(t *testing.T) {
 	})
 }
 
-// TestOrder: replayed, reordered, dropped, reflected cells and cells of the wrong
-// class are refused.
+// TestOrder: replayed, dropped, reflected cells, cells of the wrong class and those that
+// have overtaken one of the other class are refused.
 func TestOrder(t *testing.T) {
 	forEachCircuit(t, func(t *testing.T, c *circuit) {
 		before := c.snapshot()
@@ -164,12 +164,16 @@ func TestOrder(t *testing.T) {
 			}
 		}
 		first, next := bodies[0], c.out(t, wire.Reliable, []byte("two"))[0]
+		datagram := wire.NewCell(wire.Datagram)
+		c.path.Seal(datagram, len(c.hops)-1, 1)
 		back := c.back(wire.Reliable, []byte("one"))[0]
 		nextBack := c.back(wire.Reliable, []byte("two"))[0]
+		datagramBack := c.back(wire.Datagram, []byte("three"))[0]
 		for name, cells := range map[string][]*wire.Cell{
 			"replayed":    {cellOf(wire.Reliable, first), cellOf(wire.Reliable, first)},
 			"dropped":     {cellOf(wire.Reliable, next)},
 			"other class": {cellOf(wire.Datagram, first)},
+			"overtaken":   {cellOf(wire.Reliable, first), cellOf(wire.Datagram, datagram.Body())},
 			"reflected":   {cellOf(wire.Reliable, back)},
 		} {
 			hop := before.snapshot().hops[0]
@@ -183,6 +187,7 @@ func TestOrder(t *testing.T) {
 			"replayed":    {cellOf(wire.Reliable, back), cellOf(wire.Reliable, back)},
 			"dropped":     {cellOf(wire.Reliable, nextBack)},
 			"other class": {cellOf(wire.Datagram, back)},
+			"overtaken":   {cellOf(wire.Reliable, back), cellOf(wire.Datagram, datagramBack)},
 			"reflected":   {cellOf(wire.Reliable, first)},
 		} {
 			path := before.snapshot().path
@@ -300,12 +305,7 @@ func (n noncer) Seal(dst, nonce, plaintext, data []byte) []byte {
 // TestNonces: mixed classes, targets and directions never repeat a nonce.
 func TestNonces(t *testing.T) {
 	forEachCircuit(t, func(t *testing.T, c *circuit) {
-		watch := func(d *direction) {
-			used := map[string]bool{} // one for both classes: they share a key
-			for i := range d.class {
-				d.class[i].aead = noncer{d.class[i].aead, t, used}
-			}
-		}
+		watch := func(l *layer) { l.aead = noncer{l.aead, t, map[string]bool{}} }
 		for i := range c.hops {
 			watch(&c.path.hops[i].forward)
 			watch(&c.hops[i].backward)

@@ -242,10 +242,8 @@ func vectorCircuit(t *testing.T, suite, n int, counter uint64) ([]refHop, *circu
 		}
 		c.hops = append(c.hops, hop)
 		p := &c.path.hops[i]
-		for _, d := range []*direction{&hop.forward, &hop.backward, &p.forward, &p.backward} {
-			for class := range d.class {
-				d.class[class].skipTo(counter)
-			}
+		for _, l := range []*layer{&hop.forward, &hop.backward, &p.forward, &p.backward} {
+			l.skipTo(counter)
 		}
 	}
 	return ref, c
@@ -269,7 +267,7 @@ func TestLayerVectors(t *testing.T) {
 		for _, n := range []int{1, 3, 6} {
 			for _, start := range []uint64{0, 1<<24 - 1, 3<<24 - 1} {
 				ref, c := vectorCircuit(t, suite, n, start)
-				forward, backward := counterPair(n, start), counterPair(n, start)
+				forward, backward := countersAt(n, start), countersAt(n, start)
 				for i, length := range []int{wire.PayloadSize, 1, 700} {
 					class, target := byte(i%2), n-1
 					if i == 2 {
@@ -278,12 +276,12 @@ func TestLayerVectors(t *testing.T) {
 					v := layerVector{Suite: suite, Hops: n, Class: class, Target: target, Length: length, Fill: byte(i)}
 					payload := pattern(length, byte(i))
 
-					v.Direction, v.Counter = "out", forward[class][0]
-					v.Bodies = checkOut(t, ref, c, forward[class], class, target, payload)
+					v.Direction, v.Counter = "out", forward[0]
+					v.Bodies = checkOut(t, ref, c, forward, class, target, payload)
 					vectors = append(vectors, v)
 
-					v.Direction, v.Counter, v.Target = "back", backward[class][0], n-1
-					v.Bodies = checkBack(t, ref, c, backward[class], class, payload)
+					v.Direction, v.Counter, v.Target = "back", backward[0], n-1
+					v.Bodies = checkBack(t, ref, c, backward, class, payload)
 					vectors = append(vectors, v)
 				}
 			}
@@ -292,13 +290,11 @@ func TestLayerVectors(t *testing.T) {
 	golden(t, "layers.json", vectors)
 }
 
-// counterPair gives the counters of each hop, for both classes.
-func counterPair(n int, start uint64) (out [2][]uint64) {
-	for class := range out {
-		out[class] = make([]uint64, n)
-		for i := range out[class] {
-			out[class][i] = start
-		}
+// countersAt gives the counter of each of n hops.
+func countersAt(n int, start uint64) []uint64 {
+	out := make([]uint64, n)
+	for i := range out {
+		out[i] = start
 	}
 	return out
 }
