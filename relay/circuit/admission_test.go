@@ -161,7 +161,7 @@ func TestBudgetsOfNeighborsAreForgotten(t *testing.T) {
 				t.Fatalf("the first CREATE of neighbor %d of wave %d is refused", i, wave)
 			}
 		}
-		if n := len(s.buckets); n > maxNeighbors {
+		if n := len(s.shares); n > maxNeighbors {
 			t.Errorf("budgets kept after wave %d: %d, want %d at most", wave, n, maxNeighbors)
 		}
 		if s.mayCreate(greedy, now) {
@@ -174,7 +174,7 @@ func TestBudgetsOfNeighborsAreForgotten(t *testing.T) {
 		binary.BigEndian.PutUint32(stranger[1:], uint32(i))
 		s.mayCreate(stranger, now)
 	}
-	if n := len(s.buckets); n > maxNeighbors {
+	if n := len(s.shares); n > maxNeighbors {
 		t.Errorf("budgets kept of neighbors that came at once: %d, want %d at most", n, maxNeighbors)
 	}
 }

@@ -20,6 +20,8 @@ func (b *bucket) refill(now time.Time) {
 	b.at = now
 }
 
+func (b *bucket) full() bool { return b.tokens >= b.burst }
+
 // take uses one token if there is one.
 func (b *bucket) take(now time.Time) bool {
 	if b.refill(now); b.tokens < 1 {

@@ -143,9 +143,7 @@ type play struct {
 }
 
 func (n *fuzzNet) begin(t *testing.T) *play {
-	n.relay.sw.mu.Lock()
-	clear(n.relay.sw.buckets) // this test creates faster than a neighbor may
-	n.relay.sw.mu.Unlock()
+	n.relay.sw.afford() // this test creates faster than a neighbor may
 	p := &play{fuzzNet: n, t: t, phase: end}
 	p.client = newSide(func(c *wire.Cell) []byte {
 		_, payload, err := p.path.Open(c)
@@ -356,6 +354,7 @@ func (p *play) extendWrongly(arg byte) {
 		return
 	}
 	p.told(wire.MessageExtendRefused, reason)
+	p.phase = refused
 }
 
 // session sends a packet that the last hop may get, from the phases end and serving
@@ -448,7 +447,7 @@ func (p *play) created(real bool) {
 func (p *play) refused(reason wire.Reason) {
 	<-p.asked
 	p.told(wire.MessageExtendRefused, reason)
-	p.far, p.phase = nil, end
+	p.far, p.phase = nil, refused
 }
 
 func (p *play) closeFar() {

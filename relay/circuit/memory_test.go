@@ -41,6 +41,7 @@ func TestMemory(t *testing.T) {
 		build := func(client, exit int) *Circuit {
 			t.Helper()
 			time.Sleep(10 * time.Millisecond) // a neighbor may open 100 a second, lasting
+			n.nodes[atRelay].sw.afford()
 			b := Builder{Links: n.nodes[client].link}
 			c, err := b.Build(t.Context(), records(n.nodes[atRelay].record(), n.nodes[exit].record()))
 			if err != nil {

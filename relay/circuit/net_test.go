@@ -51,6 +51,16 @@ func (n *testNode) link(id wire.NodeID) *link.Link {
 // kill ends a node and all its links.
 func (n *testNode) kill() { n.cancel(); n.wg.Wait() }
 
+// afford lets each neighbor create a circuit and have one extended, beyond the rate.
+func (s *Switch) afford() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, x := range s.shares {
+		x.creates.give()
+		x.extends.give()
+	}
+}
+
 // newNet makes count nodes; change may alter the switch's configuration of each.
 func newNet(t testing.TB, count int, change func(i int, cfg *SwitchConfig)) *testNet {
 	t.Helper()
@@ -132,12 +142,14 @@ func (tn *testNet) chain() {
 }
 
 // build makes a circuit from node 0 along the nodes with these indices.
-func (tn *testNet) build(hops ...int) (*Circuit, error) {
+func (tn *testNet) build(hops ...int) (*Circuit, error) { return tn.buildFrom(0, hops...) }
+
+func (tn *testNet) buildFrom(client int, hops ...int) (*Circuit, error) {
 	var path []*netmap.Record
 	for _, h := range hops {
 		path = append(path, tn.nodes[h].record())
 	}
-	b := Builder{Links: tn.nodes[0].link}
+	b := Builder{Links: tn.nodes[client].link}
 	return b.Build(tn.t.Context(), path)
 }
 

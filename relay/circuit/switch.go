@@ -20,8 +20,9 @@ const (
 	handshakeTime   = 5 * time.Second // that a CREATE may wait; the client gives up soon after
 	createRate      = 100             // circuits a neighbor may open per second, lasting
 	createBurst     = 200             // and at once
+	extendShare     = 4               // and have extended, a part of so many, since a neighbor of ours takes what we ask for all of them as ours
 	replayedEntries = 1 << 17         // first messages remembered
-	maxNeighbors    = 4096            // whose creation budgets are kept
+	maxNeighbors    = 4096            // of whom more is kept than what circuits they have
 	maxCircuits     = 1 << 15         // of all neighbors; an idle one costs a few kB for as long as it likes
 )
 
@@ -49,8 +50,8 @@ type Switch struct {
 	stopped chan struct{}
 	open    atomic.Int64
 
-	mu      sync.Mutex // guards buckets
-	buckets map[wire.NodeID]*bucket
+	mu     sync.Mutex // guards shares
+	shares map[wire.NodeID]*share
 }
 
 var _ link.Switch = (*Switch)(nil)
@@ -72,7 +73,7 @@ func NewSwitch(cfg SwitchConfig) (*Switch, error) {
 	return &Switch{
 		cfg: cfg, seen: onion.NewReplayCache(replayedEntries),
 		jobs: make(chan job, handshakeQueue), stopped: make(chan struct{}),
-		buckets: make(map[wire.NodeID]*bucket),
+		shares: make(map[wire.NodeID]*share),
 	}, nil
 }
 
@@ -125,7 +126,7 @@ func (s *Switch) Create(lane *link.Lane, msg1 []byte) {
 		return
 	}
 	now := time.Now()
-	if s.open.Load() >= maxCircuits || !s.mayCreate(lane.Link().Peer().ID, now) {
+	if !s.mayCreate(lane.Link().Peer().ID, now) {
 		lane.Refuse(wire.ReasonBusy)
 		return
 	}
@@ -158,34 +159,8 @@ func (s *Switch) answer(j job) {
 		return
 	}
 	t := &transit{sw: s, hop: hop, prev: j.lane}
-	s.open.Add(1)
+	s.opened(t.from())
 	if err := j.lane.Created(msg2, t); err != nil { // it was closed meanwhile
 		t.close()
-	}
-}
-
-func (s *Switch) mayCreate(id wire.NodeID, now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b := s.buckets[id]
-	if b == nil {
-		if len(s.buckets) >= maxNeighbors {
-			s.forgetFull(now)
-		}
-		if len(s.buckets) >= maxNeighbors {
-			return false // all of them create circuits just now
-		}
-		b = newBucket(createRate, createBurst, now)
-		s.buckets[id] = b
-	}
-	return b.take(now)
-}
-
-// forgetFull drops the budgets that say nothing any more.
-func (s *Switch) forgetFull(now time.Time) {
-	for id, b := range s.buckets {
-		if b.refill(now); b.tokens >= b.burst {
-			delete(s.buckets, id)
-		}
 	}
 }

@@ -4,20 +4,23 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"cuttle/relay/link"
 	"cuttle/relay/onion"
 	"cuttle/relay/wire"
 )
 
-// phase of a circuit at a relay. Arrows: end -> extending -> end (refused) or
-// extended; end -> serving. Nothing leaves extended and serving but the close.
+// phase of a circuit at a relay. Arrows: end -> extending -> extended or refused; end ->
+// serving. Nothing leaves extended, refused and serving but the close: each try costs the
+// client a circuit, since it costs a neighbor of ours a handshake.
 type phase = int32
 
 const (
 	end       phase = iota // the last hop so far
 	extending              // the next hop has not answered yet
 	extended               // cells pass through
+	refused                // there was no way on; nothing more may be said
 	serving                // the last hop, with a session
 )
 
@@ -30,6 +33,7 @@ type transit struct {
 	prev *link.Lane
 
 	next   atomic.Pointer[link.Lane]
+	leads  wire.NodeID // the neighbor that the circuit counts for; zero: none; guarded by sw.mu
 	phase  atomic.Int32
 	closed atomic.Bool
 
@@ -106,10 +110,14 @@ func (t *transit) local(class wire.Class, p []byte) error {
 		if m.Type != wire.MessageExtend {
 			return errMessage
 		}
-		return t.extend(m)
+		t.extend(m)
+		return nil
 	}
 	return errMessage
 }
+
+// from is the neighbor on the client's side.
+func (t *transit) from() wire.NodeID { return t.prev.Link().Peer().ID }
 
 // serve starts the session of a circuit that ends here.
 func (t *transit) serve() error {
@@ -135,18 +143,12 @@ func (t *transit) serve() error {
 }
 
 // extend opens the circuit's next lane, or answers why not.
-func (t *transit) extend(m wire.Message) error {
-	if t.prev.Queued() >= sendHigh { // asks again and again and takes no answer
-		return errMessage
-	}
+func (t *transit) extend(m wire.Message) {
 	t.phase.Store(extending)
-	reason := t.openNext(m)
-	if reason == 0 {
-		return nil
+	if reason := t.openNext(m); reason != 0 {
+		t.phase.Store(refused)
+		t.reply(wire.AppendExtendRefused(nil, reason))
 	}
-	t.phase.Store(end)
-	t.reply(wire.AppendExtendRefused(nil, reason))
-	return nil
 }
 
 // openNext returns 0 when the next hop has been asked.
@@ -157,12 +159,15 @@ func (t *transit) openNext(m wire.Message) wire.Reason {
 		return wire.ReasonNotServed
 	case int(t.prev.Tier()) < int(m.Tier)+int(cfg.RelayPrice):
 		return wire.ReasonTierTooLow
-	case m.Next == cfg.ID || m.Next == t.prev.Link().Peer().ID:
+	case m.Next == cfg.ID || m.Next == t.from():
 		return wire.ReasonNotServed // no circuit goes straight back
 	}
 	l := cfg.Links(m.Next)
 	if l == nil {
 		return wire.ReasonNotConnected
+	}
+	if !t.sw.mayExtend(t.from(), l, time.Now()) {
+		return wire.ReasonBusy
 	}
 	// The answer waits on mu until the lane is in its place.
 	t.mu.Lock()
@@ -177,6 +182,7 @@ func (t *transit) openNext(m wire.Message) wire.Reason {
 	lane.OnSent(t.prev.Grant)
 	t.prev.OnSent(lane.Grant)
 	t.next.Store(lane)
+	t.sw.leads(t, m.Next)
 	if t.closed.Load() {
 		lane.Close()
 	}
@@ -209,7 +215,7 @@ func (t *transit) close() {
 	if !t.closed.CompareAndSwap(false, true) {
 		return
 	}
-	t.sw.open.Add(-1)
+	t.sw.closed(t)
 	t.prev.Close()
 	if next := t.next.Load(); next != nil {
 		next.Close()
@@ -231,7 +237,7 @@ func (b back) Created(msg2 []byte) {
 	b.t.reply(wire.AppendExtended(nil, msg2))
 }
 
-// Refused reports why the next hop would not; another may be tried.
+// Refused reports why the next hop would not.
 func (b back) Refused(reason wire.Reason) { b.failed(reason) }
 
 // Closed ends the circuit, or the attempt to extend it.
@@ -247,10 +253,11 @@ func (b back) failed(reason wire.Reason) bool {
 	waiting := b.t.phase.Load() == extending
 	if waiting {
 		b.t.next.Store(nil)
-		b.t.phase.Store(end)
+		b.t.phase.Store(refused)
 	}
 	b.t.mu.Unlock()
 	if waiting {
+		b.t.sw.leadsNoMore(b.t)
 		b.t.reply(wire.AppendExtendRefused(nil, reason))
 	}
 	return waiting

@@ -222,6 +222,13 @@ func (l *Link) Open(tier wire.Tier, msg1 []byte, r Receiver) (*Lane, error) {
 	return ln, nil
 }
 
+// Opened tells how many circuits that we opened are on the link, and how many may be.
+func (l *Link) Opened() (n, most int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.lanes) - l.theirs, l.maxLanes
+}
+
 // Close ends the link; Run returns soon after.
 func (l *Link) Close() { l.fail(ErrClosed) }
 
@@ -253,8 +260,15 @@ func (l *Link) Run(ctx context.Context, sw Switch) error {
 // bereave has a receiver told that its lane is gone.
 func (l *Link) bereave(r Receiver) {
 	l.mu.Lock()
-	l.bereft = append(l.bereft, r)
+	ended := l.ended
+	if !ended {
+		l.bereft = append(l.bereft, r)
+	}
 	l.mu.Unlock()
+	if ended { // watch may have looked for the last time
+		go r.Closed() // ends at once
+		return
+	}
 	select {
 	case l.tell <- struct{}{}:
 	default:
