@@ -28,7 +28,7 @@ func newExit(cfg *config.Config, mark func(network, address string, c syscall.Ra
 	}
 	e, flows := &cfg.Exit, exitConnections(cfg)
 	return exit.New(exit.Config{
-		Policy: policy, Resolvers: resolvers, Self: ownAddresses, Control: mark,
+		Policy: policy, Resolvers: resolvers, Self: ownNetworks, Control: mark,
 		DialTimeout: time.Duration(e.ConnectTimeout), ResolveTimeout: time.Duration(e.ResolveTimeout),
 		TCPIdle: time.Duration(e.TCPIdle), HalfClosed: time.Duration(e.TCPHalfClosed),
 		Limits: exit.Limits{
@@ -86,17 +86,26 @@ func nameservers(text string) []exit.Resolver {
 	return out
 }
 
-// ownAddresses lists this machine's addresses: an exit connects nobody to them.
-func ownAddresses() []netip.Addr {
+// ownNetworks lists this machine's addresses, each with the network that it is in: an
+// exit connects nobody to them.
+func ownNetworks() []netip.Prefix {
 	list, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil // loopback and private ones are refused anyway
 	}
-	var out []netip.Addr
+	var out []netip.Prefix
 	for _, a := range list {
 		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			out = append(out, p.Addr().Unmap())
+			out = append(out, p)
 		}
+	}
+	return out
+}
+
+func ownAddresses() []netip.Addr {
+	var out []netip.Addr
+	for _, p := range ownNetworks() {
+		out = append(out, p.Addr().Unmap())
 	}
 	return out
 }

@@ -11,7 +11,7 @@ import (
 func TestEchoPolicy(t *testing.T) {
 	e := newExit(t, Config{
 		Policy: policy(t, "deny ipv6"),
-		Self:   func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("8.8.8.8")} },
+		Self:   func() []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix("8.8.8.8/32")} },
 	})
 	for dst, want := range map[string]wire.Code{
 		"10.0.0.1": wire.CodeForbidden, "127.0.0.1": wire.CodeForbidden, "169.254.169.254": wire.CodeForbidden,

@@ -8,7 +8,7 @@
 // answer that points a name at a forbidden address passes through unchanged and
 // is of no use.
 //
-// It refuses to reach private networks and the exit itself unless the operator
+// It refuses to reach private networks, those that the exit is in, and the exit itself unless the operator
 // allows them, to hold more connections than its limits, and to log or print
 // destinations: it counts.
 //
@@ -38,9 +38,9 @@ type Config struct {
 	Policy    *Policy        // required
 	Resolvers []Resolver     // asked in order; required
 	Roots     *x509.CertPool // that certify resolvers; nil: the system's
-	// Self lists the exit's own addresses, public ones included; called again when
-	// its last answer is 5 s old. Nil: none.
-	Self func() []netip.Addr
+	// Self lists the exit's own addresses, public ones included, each with the network
+	// that it is in; called again when its last answer is 5 s old. Nil: none.
+	Self func() []netip.Prefix
 	// Control, if set, is called on every socket before it connects (net.Dialer's
 	// Control), to keep it out of the tunnel.
 	Control func(network, address string, c syscall.RawConn) error
@@ -78,7 +78,7 @@ type Exit struct {
 	source    func(ctx context.Context, out netip.AddrPort) netip.Addr // sourceOf, but in tests
 
 	mu     sync.Mutex // guards the two below
-	self   []netip.Addr
+	self   []netip.Prefix
 	selfAt time.Time
 
 	udp   sync.Mutex // guards flows
@@ -159,7 +159,7 @@ func (e *Exit) Counts() Counts {
 func (e *Exit) Policy() *Policy { return e.cfg.Policy }
 
 // own gives the exit's own addresses, asking for them again now and then.
-func (e *Exit) own() []netip.Addr {
+func (e *Exit) own() []netip.Prefix {
 	if e.cfg.Self == nil {
 		return nil
 	}

@@ -233,7 +233,7 @@ func TestHTTP(t *testing.T) {
 func TestForbidden(t *testing.T) {
 	dst := listen(t, func(*net.TCPConn) { t.Error("a forbidden destination was connected") })
 	own := netip.MustParseAddr("198.41.0.4")
-	e := newExit(t, Config{Policy: policy(t), Self: func() []netip.Addr { return []netip.Addr{own} }})
+	e := newExit(t, Config{Policy: policy(t), Self: func() []netip.Prefix { return []netip.Prefix{netip.PrefixFrom(own, 32)} }})
 	c := someone(e)
 	mapped := netip.AddrPortFrom(netip.AddrFrom16(dst.Addr().As16()), dst.Port())
 	for _, d := range []netip.AddrPort{dst, mapped, netip.AddrPortFrom(own, 443)} {
@@ -253,7 +253,7 @@ func TestForbidden(t *testing.T) {
 // TestOwnAddressesRefresh: a new address of the exit is refused before long.
 func TestOwnAddressesRefresh(t *testing.T) {
 	var calls atomic.Int32
-	e := newExit(t, Config{Self: func() []netip.Addr { calls.Add(1); return nil }})
+	e := newExit(t, Config{Self: func() []netip.Prefix { calls.Add(1); return nil }})
 	for range 100 {
 		e.own()
 	}

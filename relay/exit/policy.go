@@ -13,7 +13,7 @@ const (
 
 // Policy says which destinations an exit connects: rules in order, of which the
 // first that fits decides. Behind the last one public addresses are allowed and
-// internal ones, the exit's own included, are not. A rule that allows opens
+// internal ones, the exit's own and its neighbors on a network included, are not. A rule that allows opens
 // internal addresses only if its network lies within an internal one, or is a
 // single address: "allow *:443" means public addresses. A rule that denies an IPv4
 // network is also about IPv6 addresses that embed addresses of it. A Policy does
@@ -91,10 +91,10 @@ func (p *Policy) Ports() []PortRange { return slices.Clone(p.ports) }
 func (p *Policy) Families() (v4, v6 bool) { return p.v4, p.v6 }
 
 // Check tells whether dst may be reached with a protocol (one of them); own are the
-// exit's addresses. ICMP has no port. It returns nil or a *session.Error: network
+// exit's addresses, each with the network that it is in. ICMP has no port. It returns nil or a *session.Error: network
 // unreachable where a rule denies the whole family, forbidden for everything else.
 // An IPv4 address in IPv6 form counts as IPv4.
-func (p *Policy) Check(protocol Protocol, dst netip.AddrPort, own []netip.Addr) error {
+func (p *Policy) Check(protocol Protocol, dst netip.AddrPort, own []netip.Prefix) error {
 	addr := dst.Addr()
 	if !addr.IsValid() || addr.Zone() != "" || protocol != ICMP && dst.Port() == 0 {
 		return errForbidden

@@ -71,7 +71,7 @@ func TestPolicyWithoutRules(t *testing.T) {
 }
 
 func TestPolicy(t *testing.T) {
-	own := []netip.Addr{netip.MustParseAddr("8.8.4.4"), netip.MustParseAddr("2a00::5"), netip.MustParseAddr("::ffff:9.9.9.9")}
+	own := []netip.Prefix{netip.MustParsePrefix("8.8.4.4/24"), netip.MustParsePrefix("2a00::5/64"), netip.PrefixFrom(netip.MustParseAddr("::ffff:9.9.9.9"), 128)}
 	rules := func(r ...string) []string { return r }
 	mail := rules("deny *:25")
 	tests := []struct {
@@ -112,7 +112,7 @@ func TestPolicy(t *testing.T) {
 		{"denied before allowed", rules("deny 10.1.0.0/16", "allow 10.0.0.0/8"), TCP, "10.1.0.1:80", wire.CodeForbidden},
 		{"family denied", rules("deny ipv6"), TCP, "[2a00::1]:80", wire.CodeNetworkUnreachable},
 		{"family denied, ping", rules("deny ipv6"), ICMP, "[2a00::1]:0", wire.CodeNetworkUnreachable},
-		{"other family", rules("deny ipv4"), TCP, "[2a00::1]:80", 0},
+		{"other family", rules("deny ipv4"), TCP, "[2a01::1]:80", 0},
 		{"IPv4 through NAT64 of an exit with IPv6 only", rules("deny ipv4"), TCP, "[64:ff9b::8.8.8.8]:80", 0},
 		{"IPv4 in IPv6 is IPv4", rules("deny ipv4"), TCP, "[::ffff:8.8.8.8]:80", wire.CodeNetworkUnreachable},
 		{"own address", nil, TCP, "8.8.4.4:80", wire.CodeForbidden},
@@ -121,6 +121,14 @@ func TestPolicy(t *testing.T) {
 		{"own, written in IPv6 form", nil, ICMP, "9.9.9.9:0", wire.CodeForbidden},
 		{"own through 6to4", nil, TCP, "[2002:808:404::1]:80", wire.CodeForbidden},
 		{"own through NAT64", nil, TCP, "[64:ff9b::8.8.4.4]:80", wire.CodeForbidden},
+		{"a host of the exit's network", nil, TCP, "[2a00::1:2:3:4]:445", wire.CodeForbidden},
+		{"the same in an allowed public network", rules("allow 2a00::/16"), TCP, "[2a00::1:2:3:4]:445", wire.CodeForbidden},
+		{"the same over IPv4", nil, UDP, "8.8.4.1:53", wire.CodeForbidden},
+		{"the same through NAT64", nil, TCP, "[64:ff9b::8.8.4.1]:80", wire.CodeForbidden},
+		{"next to the exit's networks", nil, TCP, "[2a00:0:0:1::1]:80", 0},
+		{"next to them over IPv4", nil, TCP, "8.8.5.1:80", 0},
+		{"beside an own address that is in no network", nil, TCP, "9.9.9.10:80", 0},
+		{"a host of the exit's network, allowed", rules("allow 2a00::7"), TCP, "[2a00::7]:80", 0},
 		{"own, allowed", rules("allow 8.8.4.4:80"), TCP, "8.8.4.4:80", 0},
 		{"zone", rules("allow fe80::/10"), TCP, "[fe80::1%eth0]:80", wire.CodeForbidden},
 	}

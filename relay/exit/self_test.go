@@ -13,10 +13,10 @@ import (
 // for once, the exit does not become reachable through itself.
 func TestOwnAddressesOutliveAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		list := []netip.Addr{netip.MustParseAddr("8.8.8.8")}
+		list := []netip.Prefix{netip.MustParsePrefix("8.8.8.8/32")}
 		e, err := New(Config{
 			Policy: policy(t), Resolvers: at(netip.MustParseAddrPort("127.0.0.1:53")),
-			Self: func() []netip.Addr { return list },
+			Self: func() []netip.Prefix { return list },
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -83,15 +83,17 @@ func Internal(n netip.Prefix) bool {
 	return !n.Overlaps(global6) || within(special6)
 }
 
-// isOwn tells whether addr, or an IPv4 address it embeds, is one of the exit's.
-func isOwn(addr netip.Addr, own []netip.Addr) bool {
+// isOwn tells whether addr, or an IPv4 address it embeds, is one of the exit's or in a
+// network that the exit is in: over IPv6 the hosts of a home or office have public
+// addresses, and are reached from outside by nobody but the exit.
+func isOwn(addr netip.Addr, own []netip.Prefix) bool {
 	inside := embeddedIPv4(addr)
-	for _, o := range own {
-		if o = o.Unmap().WithZone(""); o == addr || slices.Contains(inside, o) {
-			return true
+	return slices.ContainsFunc(own, func(n netip.Prefix) bool {
+		if a := n.Addr(); a.Is4In6() {
+			n = netip.PrefixFrom(a.Unmap(), max(n.Bits()-96, 0))
 		}
-	}
-	return false
+		return n.Contains(addr) || slices.ContainsFunc(inside, n.Contains)
+	})
 }
 
 // embeddedIPv4 gives the IPv4 addresses to which a packet for addr would be
