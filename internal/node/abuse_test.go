@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -82,6 +83,58 @@ func TestSlowStrangersKeepNobodyOut(t *testing.T) {
 	cancel()
 	l.Close()
 	_ = l.Run(ctx, nobody{})
+}
+
+// TestStrangersAreNoNews: a client looks for circuits anew when a neighbor's link comes
+// up, and not when a stranger's does, who may come again and again.
+func TestStrangersAreNoNews(t *testing.T) {
+	server, _ := testNode(t, "server")
+	dialer, rec := testNode(t, "dialer")
+	for _, listed := range []bool{false, true} {
+		known := map[wire.NodeID]obfs.Descriptor{}
+		if listed {
+			known[dialer.ID] = obfs.Descriptor{Node: dialer.ID}
+		}
+		news := 0
+		nb := &neighborhood{
+			cfg: link.Config{ID: server.ID, Key: server.Handshake, Check: func(record []byte) (link.Peer, error) {
+				return checkNeighbor(known, true, record)
+			}},
+			known: known, log: slog.New(slog.DiscardHandler), cameUp: func() { news++ },
+			live: make(map[wire.NodeID]liveLink), fail: make(map[wire.NodeID]string),
+		}
+		near, far := net.Pipe()
+		accepted := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() { // ends with the link
+			l, err := link.Accept(t.Context(), near, nb.cfg)
+			close(accepted)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			nb.serve(t.Context(), l, "plain", false, nobody{})
+		})
+		l, err := link.Dial(t.Context(), far, link.Config{ID: dialer.ID, Key: dialer.Handshake, Record: rec.Bytes()},
+			link.Peer{ID: server.ID, KEM: server.Handshake.Public()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-accepted
+		l.Close()
+		_ = l.Run(t.Context(), nobody{})
+		wg.Wait()
+		if (news == 1) != listed || news > 1 {
+			t.Errorf("a neighbor that is listed %v was news %d times", listed, news)
+		}
+	}
+}
+
+// TestOwnNetworks: this machine's addresses come with the networks that they are in.
+func TestOwnNetworks(t *testing.T) {
+	if got := ownNetworks(); !slices.Contains(got, netip.MustParsePrefix("127.0.0.1/8")) {
+		t.Errorf("loopback is not among %v", got)
+	}
 }
 
 // TestStrangersAreBounded: identities cost nothing, links of nodes that nobody

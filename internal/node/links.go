@@ -43,7 +43,7 @@ type neighborhood struct {
 	mapped    *netmap.Map
 	known     map[wire.NodeID]obfs.Descriptor
 	log       *slog.Logger
-	cameUp    func() // called after a link came up; must not block
+	cameUp    func() // called after a link of a neighbor of the configuration came up; must not block
 
 	moved signal // addresses of this machine have changed
 
@@ -323,7 +323,9 @@ func (nb *neighborhood) serve(ctx context.Context, l *link.Link, mask string, in
 		old.link.Close()
 	}
 	nb.log.Info("link up", "neighbor", nb.name(id), "mask", mask)
-	nb.cameUp()
+	if _, ok := nb.known[id]; ok { // no path leads over others
+		nb.cameUp()
+	}
 	err := l.Run(ctx, sw)
 	nb.mu.Lock()
 	if nb.live[id].link == l {
