@@ -99,7 +99,7 @@ func newVisitor(t *testing.T, node wire.NodeID, pages *site, certificate *certif
 		defer close(v.served)
 		defer far.Close() //nolint:errcheck // as the web server does
 		if far.Handshake() == nil {
-			v.l.serveH2(srv, far, nil)
+			v.l.serveH2(srv, far, v.l)
 		}
 	}()
 	go func() { // ends when the listener closes

@@ -33,16 +33,18 @@ import (
 // Limits. A stranger is a connection that has not switched.
 const (
 	maxStrangers     = 128              // the one that came first is closed when another comes
-	firstTimeout     = 20 * time.Second // for the TLS handshake, and again for the first request
-	frameTimeout     = 30 * time.Second // for the rest of a frame whose head has come
+	firstTimeout     = 20 * time.Second // for the TLS handshake, and again for a request over HTTP/1.1
 	visitTimeout     = 2 * time.Minute  // between requests, and for writing an answer
-	graceTimeout     = 30 * time.Second // beyond visitTimeout, before a silent connection is cut
 	switchTimeout    = 10 * time.Second // from the switch until somebody accepts the connection
 	dialTimeout      = 30 * time.Second // for everything Dial does
 	closeTimeout     = 200 * time.Millisecond
 	maxFrontPage     = 5 << 20 // bytes of the site's answer a client reads, below its flow-control windows
 	maxAnswerFrames  = 4096    // frames a client reads before it gives up
 	maxSwitchPayload = 1 << 14 // bytes, the largest frame HTTP/2 allows by default
+
+	// silenceTimeout cuts a silent connection over HTTP/2 if nothing else does. The HTTP/2
+	// server's timers, which say goodbye, come first: one for an answer, then one between requests.
+	silenceTimeout = 2*visitTimeout + 30*time.Second
 )
 
 // ErrStranger is why Dial fails when a web server is there but does not take us

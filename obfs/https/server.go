@@ -169,13 +169,14 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // serveH2 serves one connection that speaks HTTP/2, and owns it until it ends:
-// the web server closes it when this returns.
-func (l *listener) serveH2(srv *http.Server, c *tls.Conn, _ http.Handler) {
+// the web server closes it when this returns. h is the web server's way to l: it
+// answers what net/http answers without its handler.
+func (l *listener) serveH2(srv *http.Server, c *tls.Conn, h http.Handler) {
 	f := newFrames(c)
 	l.h2.ServeConn(f, &http2.ServeConnOpts{ //nolint:staticcheck // the only way to put frames in between
 		Context:    context.WithValue(context.Background(), visitKey{}, f),
 		BaseConfig: srv,
-		Handler:    l,
+		Handler:    h,
 	})
 	if !f.switched.Load() {
 		return

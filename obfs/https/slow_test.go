@@ -36,7 +36,8 @@ func (p *pipes) Close() error   { p.once.Do(func() { close(p.closed) }); return 
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
 // TestSlowStrangers: whoever stops half-way is cut after the time that is given
-// for that, and not before.
+// for that, and not before. Over HTTP/2 that is the HTTP/2 server's own timer, as
+// with any Go server (TestLikeNetHTTP).
 func TestSlowStrangers(t *testing.T) {
 	shake := func(t *testing.T, c net.Conn, protocol string) *tls.Conn {
 		s := tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protocol}})
@@ -66,22 +67,22 @@ func TestSlowStrangers(t *testing.T) {
 			say(t, s, "GET / HTTP/1.1\r\nHo")
 			return s
 		}, firstTimeout, firstTimeout},
-		{"no preface over HTTP/2", func(t *testing.T, c net.Conn) net.Conn { return shake(t, c, "h2") }, time.Second, frameTimeout},
+		{"no preface over HTTP/2", func(t *testing.T, c net.Conn) net.Conn { return shake(t, c, "h2") }, time.Second, firstTimeout},
 		{"no request over HTTP/2", func(t *testing.T, c net.Conn) net.Conn {
 			s := shake(t, c, "h2")
 			say(t, s, settings)
 			return s
-		}, firstTimeout, firstTimeout},
+		}, visitTimeout, visitTimeout},
 		{"half a frame over HTTP/2", func(t *testing.T, c net.Conn) net.Conn {
 			s := shake(t, c, "h2")
 			say(t, s, settings+"\x00\x01\x00\x01\x05\x00\x00\x00\x01abc")
 			return s
-		}, frameTimeout, frameTimeout},
+		}, visitTimeout, visitTimeout},
 		{"headers that do not end over HTTP/2", func(t *testing.T, c net.Conn) net.Conn {
 			s := shake(t, c, "h2")
 			say(t, s, settings+"\x00\x00\x01\x01\x00\x00\x00\x00\x01\x82")
 			return s
-		}, visitTimeout, visitTimeout + graceTimeout},
+		}, visitTimeout, visitTimeout},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
