@@ -47,7 +47,7 @@ func (h *Hop) Peel(c *wire.Cell) (Header, error) {
 		return Header{}, errCell
 	}
 	if header.Kind == PassOn {
-		h.filler.put(c.Extended(wire.SlotSize)[wire.BodySize:], &l.nonce)
+		h.filler.put(c.Extended(wire.SlotSize)[wire.BodySize:][:wire.SlotSize], &l.nonce)
 		c.Move(wire.SlotSize)
 	}
 	l.advance()

@@ -140,8 +140,9 @@ func (l *layer) xorTail(b []byte) {
 	xorChaCha(&l.key, &l.nonce, b, 1, from)
 }
 
-// filler is the keyed stream that a hop appends going out. Its key is used for
-// nothing else and is never replaced; each cell's nonce picks another part.
+// filler is the keyed stream that a hop appends going out, or that a client puts where
+// nobody reads. Its key is used for nothing else and is never replaced; each cell's nonce
+// picks another part.
 type filler struct {
 	suite   Suite
 	block   cipher.Block
@@ -157,9 +158,8 @@ func newFiller(suite Suite, key secret) filler {
 	return f
 }
 
-// put writes the slot's worth of filler for the cell with that nonce to b.
+// put fills b for the cell with that nonce.
 func (f *filler) put(b []byte, nonce *[nonceSize]byte) {
-	b = b[:wire.SlotSize]
 	clear(b)
 	if f.suite == AES256GCM {
 		xorAES(f.block, nonce, &f.in, &f.out, b, 0, 0)

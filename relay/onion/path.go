@@ -1,6 +1,8 @@
 package onion
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"fmt"
 	"sync/atomic"
 
@@ -14,6 +16,10 @@ import (
 type Path struct {
 	n    atomic.Int32 // hops; the first n of hops are in use
 	hops [wire.MaxHops]pathHop
+
+	pad      filler // of cells, where neither payload nor a known tail stands
+	padNonce [nonceSize]byte
+	sealed   uint64 // cells; of Seal
 
 	sealTail   [maxTail]byte // scratch of Seal
 	openTail   [maxTail]byte // scratch of Open
@@ -34,6 +40,11 @@ func (p *Path) Add(keys *HopKeys) error {
 	k, err := keys.take()
 	if err != nil {
 		return fmt.Errorf("add hop: %w", err)
+	}
+	if n == 0 {
+		var key secret
+		_, _ = rand.Read(key[:]) // never fails
+		p.pad = newFiller(k.suite, key)
 	}
 	p.hops[n] = pathHop{
 		forward:  newLayer(k.suite, k.forward, true),
@@ -67,14 +78,20 @@ func (p *Path) Seal(c *wire.Cell, hop, n int) {
 		l := p.hops[i].forward.of(class)
 		known := tail[:i*wire.SlotSize]
 		l.xorTail(known)
-		p.hops[i].filler.put(tail[len(known):], &l.nonce)
+		p.hops[i].filler.put(tail[len(known):][:wire.SlotSize], &l.nonce)
 	}
 	// The last hop's plaintext ends with what seals to just those bytes.
 	last := p.hops[hop].forward.of(class)
 	last.xorTail(tail)
 	body := c.Body()
-	clear(body[wire.SlotSize+n : wire.BodySize-len(tail)])
-	copy(body[wire.BodySize-len(tail):], tail)
+	behind := body[wire.SlotSize+wire.PayloadSize:]
+	clear(body[wire.SlotSize+n : wire.SlotSize+wire.PayloadSize])
+	// The tail looks random to the hop; so must what stands before it, or its length tells
+	// the hop its place.
+	binary.BigEndian.PutUint64(p.padNonce[4:], p.sealed)
+	p.sealed++
+	p.pad.put(behind[:len(behind)-len(tail)], &p.padNonce)
+	copy(behind[len(behind)-len(tail):], tail)
 	last.seal(c, Header{Here, n})
 	last.advance()
 	for i := hop - 1; i >= 0; i-- {

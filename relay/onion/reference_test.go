@@ -286,17 +286,28 @@ func xorBytes(a, b []byte) []byte {
 
 func refHeader(kind byte, n int) []byte { return []byte{kind, 0, byte(n >> 8), byte(n)} }
 
+// refPad is the first n bytes of the stream that fills the client's cell of that number.
+func refPad(suite int, key []byte, cell uint64, n int) []byte {
+	out := make([]byte, n)
+	if suite == 1 {
+		cipher.NewCTR(must(aes.NewCipher(key)), append(refNonce(0, cell), 0, 0, 0, 0)).XORKeyStream(out, out)
+	} else {
+		must(chacha20.NewUnauthenticatedCipher(key, refNonce(0, cell))).XORKeyStream(out, out)
+	}
+	return out
+}
+
 // refSealPath returns the bodies that hops 0 to target see. counters are the
-// forward counters of each hop. The end of a body is found by sending a cell of
-// zeros through hops that check nothing.
-func refSealPath(hops []refHop, counters []uint64, class byte, target int, payload []byte) [][]byte {
+// forward counters of each hop, pad what stands behind the payload. The end of a body is
+// found by sending a cell of zeros through hops that check nothing.
+func refSealPath(hops []refHop, counters []uint64, class byte, target int, payload, pad []byte) [][]byte {
 	dummy := make([]byte, 1376)
 	for i := range target {
 		p := xorBytes(dummy[16:], hops[i].stream(hops[i].forward, class, counters[i]))
 		dummy = cat(p[4:], hops[i].fillerBytes(class, counters[i]))
 	}
 	known := 20 * target // bytes of dummy's end that no sender can choose
-	p := cat(refHeader(1, len(payload)), payload, make([]byte, 1356-len(payload)))
+	p := cat(refHeader(1, len(payload)), payload, make([]byte, 1256-len(payload)), pad)
 	stream := hops[target].stream(hops[target].forward, class, counters[target])
 	copy(p[1360-known:], xorBytes(dummy[1376-known:], stream[1360-known:]))
 	bodies := make([][]byte, target+1)

@@ -12,7 +12,7 @@ import (
 
 // snapshot copies both ends, so that a test may try many wrong cells on one state.
 func (c *circuit) snapshot() *circuit {
-	out := &circuit{path: &Path{hops: c.path.hops, openFailed: c.path.openFailed}}
+	out := &circuit{path: &Path{hops: c.path.hops, pad: c.path.pad, sealed: c.path.sealed, openFailed: c.path.openFailed}}
 	out.path.n.Store(c.path.n.Load())
 	for _, h := range c.hops {
 		hop := *h

@@ -203,13 +203,15 @@ func TestReferenceInterop(t *testing.T) {
 }
 
 // layerVector is one cell: the SHA-256 of its body as each hop sees it. Keys are
-// SHA-256 of "hop <i> forward" and so on, payloads count up from Fill.
+// SHA-256 of "hop <i> forward" and so on, and of "hop 0 pad"; Cell is the number of the
+// client's cell on this path; payloads count up from Fill.
 type layerVector struct {
 	Suite     int      `json:"suite"`
 	Hops      int      `json:"hops"`
 	Direction string   `json:"direction"`
 	Class     byte     `json:"class"`
 	Counter   uint64   `json:"counter"`
+	Cell      uint64   `json:"cell,omitempty"`
 	Target    int      `json:"target"`
 	Length    int      `json:"length"`
 	Fill      byte     `json:"fill"`
@@ -240,6 +242,8 @@ func vectorCircuit(t *testing.T, suite, n int, counter uint64) ([]refHop, *circu
 		if err := c.path.Add(&HopKeys{Suite(suite), f, b, l}); err != nil {
 			t.Fatal(err)
 		}
+		pad := labelKey(0, "pad")
+		c.path.pad = newFiller(Suite(suite), pad)
 		c.hops = append(c.hops, hop)
 		p := &c.path.hops[i]
 		for _, l := range []*layer{&hop.forward, &hop.backward, &p.forward, &p.backward} {
@@ -276,11 +280,11 @@ func TestLayerVectors(t *testing.T) {
 					v := layerVector{Suite: suite, Hops: n, Class: class, Target: target, Length: length, Fill: byte(i)}
 					payload := pattern(length, byte(i))
 
-					v.Direction, v.Counter = "out", forward[0]
+					v.Direction, v.Counter, v.Cell = "out", forward[0], uint64(i)
 					v.Bodies = checkOut(t, ref, c, forward, class, target, payload)
 					vectors = append(vectors, v)
 
-					v.Direction, v.Counter, v.Target = "back", backward[0], n-1
+					v.Direction, v.Counter, v.Cell, v.Target = "back", backward[0], 0, n-1
 					v.Bodies = checkBack(t, ref, c, backward, class, payload)
 					vectors = append(vectors, v)
 				}
@@ -302,7 +306,8 @@ func countersAt(n int, start uint64) []uint64 {
 // checkOut sends one cell out by both implementations and compares every body.
 func checkOut(t *testing.T, ref []refHop, c *circuit, counters []uint64, class byte, target int, payload []byte) (hashes []string) {
 	t.Helper()
-	bodies := refSealPath(ref, counters, class, target, payload)
+	pad := labelKey(0, "pad")
+	bodies := refSealPath(ref, counters, class, target, payload, refPad(ref[0].suite, pad[:], c.path.sealed, 100))
 	cell := wire.NewCell(wire.Class(class))
 	copy(c.path.Payload(cell), payload)
 	c.path.Seal(cell, target, len(payload))
