@@ -2,12 +2,15 @@ package exit
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"sync"
 	"syscall"
 
 	"cuttle/internal/nowait"
+	"cuttle/relay/session"
+	"cuttle/relay/wire"
 )
 
 // buffer is what is read from sockets at a time. It is taken from the pool when
@@ -24,7 +27,14 @@ type tcpConn struct {
 	leave func() // once
 	once  sync.Once
 	quiet quiet
+
+	writing sync.Mutex // held during a write; guards broken
+	broken  error      // of a write, but errPipe
 }
+
+// errPipe says that nothing can be written any more, and leaves it to the reader to say
+// how the connection ended: what arrived before can still be read.
+var errPipe = fmt.Errorf("%w (%w)", &session.Error{Code: wire.CodeReset}, syscall.EPIPE)
 
 // newTCPConn has the connection reset when it has been silent for too long.
 func (c *Circuit) newTCPConn(conn *net.TCPConn) *tcpConn {
@@ -50,28 +60,57 @@ func (c *tcpConn) Read(p []byte) (int, error) {
 	n, err := c.TCPConn.Read(p)
 	switch {
 	case errors.Is(err, io.EOF):
-		c.quiet.finish()
+		if broken := c.finished(); broken != nil {
+			err = broken
+		}
 	case err != nil:
 		err = streamError(err)
 	}
 	return n, err
 }
 
-func (c *tcpConn) Write(p []byte) (int, error) {
-	n, err := c.TCPConn.Write(p)
-	if err != nil {
-		err = streamError(err)
+// finished notes that the far end has, and returns an error if the connection was reset
+// instead: the kernel tells of that once, and when a write hears of it reads give EOF.
+func (c *tcpConn) finished() error {
+	over := false
+	if c.raw.Control(func(fd uintptr) { over = closed(fd) }) == nil && over {
+		c.writing.Lock() // no write waits for a closed socket
+		defer c.writing.Unlock()
+		if c.broken != nil {
+			return c.broken
+		}
 	}
-	return n, err
+	c.quiet.finish()
+	return nil
+}
+
+func (c *tcpConn) Write(p []byte) (int, error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	n, err := c.TCPConn.Write(p)
+	return n, c.wrote(err)
 }
 
 // WriteVector writes many buffers by one system call; the session's stream calls it.
 func (c *tcpConn) WriteVector(v *net.Buffers) (int64, error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	n, err := c.out.Write(v)
-	if err != nil {
-		err = streamError(err)
+	return n, c.wrote(err)
+}
+
+// wrote gives the error of a write as users of the connection get it. Called with
+// writing held.
+func (c *tcpConn) wrote(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.EPIPE):
+		c.quiet.finish()
+		return errPipe
 	}
-	return n, err
+	c.broken = streamError(err)
+	return c.broken
 }
 
 // WriteTo reads until the far end has finished and writes to w, with a large
@@ -79,7 +118,7 @@ func (c *tcpConn) WriteVector(v *net.Buffers) (int64, error) {
 func (c *tcpConn) WriteTo(w io.Writer) (int64, error) {
 	n, err := pump(c.raw, w)
 	if err == nil {
-		c.quiet.finish()
+		err = c.finished()
 	}
 	return n, err
 }
@@ -87,10 +126,14 @@ func (c *tcpConn) WriteTo(w io.Writer) (int64, error) {
 // CloseWrite sends FIN.
 func (c *tcpConn) CloseWrite() error {
 	c.quiet.finish()
-	if err := c.TCPConn.CloseWrite(); err != nil {
-		return streamError(err)
+	err := c.TCPConn.CloseWrite()
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.ENOTCONN): // it has ended both ways
+		return errPipe
 	}
-	return nil
+	return streamError(err)
 }
 
 // Abort closes the connection with RST.

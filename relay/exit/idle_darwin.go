@@ -11,3 +11,10 @@ func moved(fd uintptr) (uint64, bool) {
 	}
 	return info.Txbytes + info.Rxbytes, true
 }
+
+// closed tells whether both directions of a TCP connection have ended (TCPS_CLOSED of
+// netinet/tcp_fsm.h).
+func closed(fd uintptr) bool {
+	info, err := unix.GetsockoptTCPConnectionInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_CONNECTION_INFO)
+	return err == nil && info.State == 0
+}

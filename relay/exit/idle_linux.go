@@ -11,3 +11,9 @@ func moved(fd uintptr) (uint64, bool) {
 	}
 	return info.Bytes_acked + info.Bytes_received, true
 }
+
+// closed tells whether both directions of a TCP connection have ended (net/tcp_states.h).
+func closed(fd uintptr) bool {
+	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err == nil && info.State == unix.BPF_TCP_CLOSE
+}

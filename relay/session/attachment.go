@@ -12,6 +12,7 @@ type attachment struct {
 	carrier Carrier
 	first   wire.SessionControl // what the pump sends before anything else, Number aside
 	state   attachState         // guarded by trunk.receiving
+	met     bool                // ATTACHED has come (client); guarded likewise
 	answer  chan struct{}       // client: closed when ATTACHED or REFUSED has come
 	refusal wire.Refusal        // client: set before answer is closed
 	start   wire.Number         // the peer's packets that had arrived before it
@@ -27,6 +28,10 @@ func (a *attachment) least() time.Duration {
 	}
 	return a.trip
 }
+
+// hears tells whether the peer may speak: an exit when it has sent ATTACHED, a client
+// when it has sent ATTACH, which made the attachment. The caller holds trunk.receiving.
+func (t *trunk) hears(a *attachment) bool { return a.state == taking && (a.met || !t.client) }
 
 // said is what the pump has sent on an attachment, so that nothing is told twice.
 type said struct {

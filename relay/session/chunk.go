@@ -10,11 +10,11 @@ const (
 	leadPart  = 4 // one of so many parts of what there is for first windows
 )
 
-// memory counts the receive buffers of one session against its budget, and
-// against the one it shares with others.
+// memory counts what one session holds against its budget, and against the one it
+// shares with others.
 type memory struct {
 	limit  int64
-	used   atomic.Int64 // bytes of chunks, datagrams and DNS answers held
+	used   atomic.Int64 // bytes of chunks, datagrams and DNS messages held
 	extra  atomic.Int64 // bytes of windows granted beyond the first wire.StreamWindow
 	shared *Budget      // nil: none
 }

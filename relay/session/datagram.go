@@ -76,7 +76,9 @@ func (r *ring) pop() *datagram {
 }
 
 // datagrams is the session's queue towards the carrier. When the carrier is
-// blocked the oldest are dropped: UDP senders see loss, not backpressure.
+// blocked, or the session's memory used up, the oldest are dropped: UDP senders see
+// loss, not backpressure. What waits, and the one that is being sent, counts in the
+// session's memory.
 type datagrams struct {
 	mu      sync.Mutex
 	queue   ring
@@ -94,10 +96,12 @@ func (q *datagrams) push(d *datagram) {
 		d.release()
 		return
 	}
+	memory := &d.flow.m.memory
 	q.queue.push(d)
-	for q.queue.bytes > sendBytes {
-		q.queue.pop().release()
-		q.dropped.Add(1)
+	within := memory.hold(cap(d.b))
+	for q.queue.len() > 0 && (!within || q.queue.bytes > sendBytes) {
+		q.lose(q.queue.pop())
+		within = memory.hold(0)
 	}
 	q.mu.Unlock()
 	select {
@@ -106,7 +110,8 @@ func (q *datagrams) push(d *datagram) {
 	}
 }
 
-// pop gives the oldest datagram that has not waited too long.
+// pop gives the oldest datagram that has not waited too long; it counts until the
+// caller discards it.
 func (q *datagrams) pop() *datagram {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -115,9 +120,27 @@ func (q *datagrams) pop() *datagram {
 		if d == nil || time.Since(d.at) <= sendAge {
 			return d
 		}
-		d.release()
-		q.dropped.Add(1)
+		q.lose(d)
 	}
+}
+
+func (q *datagrams) lose(d *datagram) {
+	d.flow.discard(d)
+	q.dropped.Add(1)
+}
+
+// shed drops all datagrams if they hold more than so many bytes, and tells whether
+// they did.
+func (q *datagrams) shed(most int) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.queue.bytes <= most {
+		return false
+	}
+	for q.queue.len() > 0 {
+		q.lose(q.queue.pop())
+	}
+	return true
 }
 
 func (q *datagrams) drop() {
@@ -125,7 +148,7 @@ func (q *datagrams) drop() {
 	defer q.mu.Unlock()
 	q.closed = true
 	for d := q.queue.pop(); d != nil; d = q.queue.pop() {
-		d.release()
+		d.flow.discard(d)
 	}
 }
 
@@ -147,7 +170,7 @@ func (m *mux) datagramLoop() {
 		}
 		for d := m.sending.pop(); d != nil; d = m.sending.pop() {
 			if d.flow.over() {
-				d.release()
+				d.flow.discard(d)
 				continue
 			}
 			size := wire.DatagramOverhead + peerSize(d.peer) + len(d.b)
@@ -159,7 +182,7 @@ func (m *mux) datagramLoop() {
 			} else {
 				packet = wire.AppendDatagram(packet, d.flow.id, wire.Fragment{}, d.peer, d.b)
 			}
-			d.release()
+			d.flow.discard(d)
 		}
 		send()
 	}

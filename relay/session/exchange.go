@@ -157,6 +157,48 @@ func (x *exchanger) listen(l *line) {
 	l.stream.Reset(wire.CodeEnded)
 }
 
+// questions reads the messages of a DNS stream at the exit. The bytes of each count
+// from their arrival until the caller gives them back; those of one that is not whole
+// exchangeTime after its first byte (RFC 7766 section 6.2.3) are given back at once.
+type questions struct {
+	stream *Stream
+	bytes  int // of the message so far, its length included
+}
+
+// next reads a message and tells how many bytes count for it.
+func (q *questions) next() (query []byte, bytes int, err error) {
+	q.bytes = 0
+	query, err = readMessage(q)
+	_ = q.stream.SetReadDeadline(time.Time{})
+	if err != nil {
+		q.stream.serve(-q.bytes)
+		return nil, 0, err
+	}
+	return query, q.bytes, nil
+}
+
+func (q *questions) Read(p []byte) (int, error) {
+	n, err := q.stream.Read(p)
+	if n == 0 {
+		return 0, err
+	}
+	if q.bytes == 0 {
+		_ = q.stream.SetReadDeadline(time.Now().Add(exchangeTime))
+	}
+	q.bytes += n
+	if !q.stream.serve(n) {
+		return n, &Error{wire.CodeResources}
+	}
+	return n, err
+}
+
+// serve counts n more bytes of the DNS messages that the stream is served with, fewer
+// if n is negative, and tells whether that is within the budgets.
+func (s *Stream) serve(n int) bool {
+	s.served.Add(int64(n))
+	return s.m.memory.hold(n)
+}
+
 // readMessage reads one DNS message framed as in RFC 1035 section 4.2.2.
 func readMessage(r io.Reader) ([]byte, error) {
 	var head [2]byte

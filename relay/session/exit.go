@@ -25,7 +25,8 @@ type ExitConfig struct {
 
 // Beyond its least window a session may keep more only while all sessions
 // together keep less than Kept/2, and those of its neighbor less than Kept/4. When
-// they keep more than Kept all the same, the session that keeps most ends.
+// they keep more than Kept all the same, of the neighbor whose sessions keep most the
+// one that keeps most ends.
 
 func (c ExitConfig) withDefaults() ExitConfig {
 	number := func(v *int, otherwise int) {
@@ -212,8 +213,8 @@ func (x *Exit) admit(from wire.NodeID, index [sha256.Size]byte, id wire.SessionI
 	r.s.m.trunk.allow = func(slabs int, must bool) bool { return x.allow(r, int64(slabs)*slabSize, must) }
 	x.sessions[index] = r
 	x.enter(r, from)
-	x.work.Go(func() { // ends with the session
-		<-r.s.m.done
+	x.work.Go(func() { // ends with the session, or Config.Resume later
+		r.s.settle()
 		r.s.m.close()
 		x.forget(r)
 		if g, ok := r.s.opener.(Guest); ok {
@@ -232,6 +233,9 @@ func (x *Exit) enter(r *resident, from wire.NodeID) {
 		x.neighbors[from] = n
 	}
 	n.sessions++
+	if b := x.cfg.Session.Shared; b != nil {
+		b.move(r.s.m, from)
+	}
 	x.keeping.Lock()
 	defer x.keeping.Unlock()
 	n.kept += r.kept
@@ -317,7 +321,8 @@ func (x *Exit) lost(r *resident) {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		if r.timer == timer {
-			x.expel(r)
+			x.unlist(r)
+			x.work.Go(func() { r.s.m.finish(wire.CodeEnded) }) // ends at once
 		}
 	})
 	r.timer = timer
@@ -371,22 +376,26 @@ func (x *Exit) allow(r *resident, bytes int64, must bool) bool {
 	return true
 }
 
-// relieve ends the session that keeps most. No other is ended before what it kept is
-// given back.
+// relieve ends the session that keeps most, of those of the neighbor whose sessions
+// keep most together. No other is ended before what it kept is given back.
 func (x *Exit) relieve() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	var worst *resident
-	most := int64(0)
+	near, worst := &neighbor{}, &resident{}
 	x.keeping.Lock()
-	for _, r := range x.sessions {
-		if r.kept > most {
-			worst, most = r, r.kept
+	for _, n := range x.neighbors {
+		if n.kept > near.kept {
+			near = n
 		}
 	}
-	x.relief = worst != nil
+	for _, r := range x.sessions {
+		if r.near == near && r.kept > worst.kept {
+			worst = r
+		}
+	}
+	x.relief = worst.s != nil
 	x.keeping.Unlock()
-	if worst == nil {
+	if worst.s == nil {
 		return
 	}
 	x.expel(worst)

@@ -23,7 +23,7 @@ type end interface {
 	flush(b []byte) []byte
 	// flushed tells that they were sent and returns whether the stream is over.
 	flushed() bool
-	// unread is the number of bytes held for the reader.
+	// unread is the number of bytes held for the reader, and of DNS messages.
 	unread() int
 	// shed ends the stream because it holds too much.
 	shed()
@@ -74,7 +74,7 @@ type mux struct {
 	sending datagrams
 	lost    atomic.Uint64                   // datagrams dropped on arrival
 	accept  func(f wire.SessionFrame) error // a peer's OPEN; nil at the client
-	onEnd   func()                          // once, after every end has been told
+	cut     func()                          // ends the streams that finish has left (exit); may be called twice
 
 	mu     sync.Mutex
 	ends   map[wire.StreamID]end
@@ -112,14 +112,23 @@ func (m *mux) start() {
 	m.work.Go(m.trunk.pump)   // ends with the session
 }
 
-// close ends the session and its carrier and waits for every goroutine.
+// close ends the session and its carrier with everything that it still does, and waits
+// for every goroutine.
 func (m *mux) close() {
 	m.finish(wire.CodeEnded)
+	if m.cut != nil {
+		m.cut()
+	}
 	m.work.Wait()
 	m.trunk.free()
+	if m.cfg.Shared != nil {
+		m.cfg.Shared.leave(m)
+	}
 }
 
-// finish ends the carrier, and every stream with code, once.
+// finish ends the carrier, and every stream with code, once. An exit leaves the streams
+// that both sides have ended, whose bytes are on their way to the destination yet; they
+// can still be shed.
 func (m *mux) finish(code wire.Code) {
 	m.mu.Lock()
 	if m.closed {
@@ -128,19 +137,24 @@ func (m *mux) finish(code wire.Code) {
 	}
 	m.closed = true
 	ends := m.ends
-	m.ends = nil
+	m.ends = make(map[wire.StreamID]end)
 	m.mu.Unlock()
 	close(m.done)
 	m.trunk.close()
-	for _, e := range ends {
+	left := false
+	for id, e := range ends {
+		if s, ok := e.(*Stream); ok && m.accept != nil && s.whole() {
+			left = true
+			m.mu.Lock()
+			m.ends[id] = s
+			m.mu.Unlock()
+			continue
+		}
 		e.ended(code)
 	}
 	m.sending.drop()
-	if m.cfg.Shared != nil {
+	if m.cfg.Shared != nil && !left {
 		m.cfg.Shared.leave(m)
-	}
-	if m.onEnd != nil {
-		m.onEnd()
 	}
 }
 
@@ -284,8 +298,8 @@ func (m *mux) count() int {
 	return len(m.ends)
 }
 
-// shed ends the stream that holds most, since there is too much, and tells whether
-// there was one.
+// shed ends the stream that holds most, since there is too much, or drops the datagrams
+// that wait to be sent if they are more, and tells whether there was anything.
 func (m *mux) shed() bool {
 	m.mu.Lock()
 	ends := make([]end, 0, len(m.ends))
@@ -299,6 +313,9 @@ func (m *mux) shed() bool {
 		if n := e.unread(); n > most {
 			worst, most = e, n
 		}
+	}
+	if m.sending.shed(most) {
+		return true
 	}
 	if worst == nil {
 		return false

@@ -9,12 +9,13 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"cuttle/relay/wire"
 )
 
-// bind returns a context that ends with the stream or the session.
+// bind returns a context that ends with ctx or with the stream.
 func bind(ctx context.Context, e interface{ whenFailed(func()) }) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	e.whenFailed(cancel)
@@ -22,7 +23,9 @@ func bind(ctx context.Context, e interface{ whenFailed(func()) }) (context.Conte
 }
 
 // serveTCP connects the destination and copies both directions until both have
-// ended, each in its own way.
+// ended, each in its own way. A far end that has closed takes nothing more, which takes
+// nothing from its answer: the client gets all of it, and what the client still sends
+// is dropped.
 func (s *server) serveTCP(ctx context.Context, stream *Stream, dst netip.AddrPort) {
 	ctx, cancel := bind(ctx, stream)
 	defer cancel()
@@ -42,23 +45,31 @@ func (s *server) serveTCP(ctx context.Context, stream *Stream, dst netip.AddrPor
 		conn.Abort() // stop may come before the same above
 	}
 
-	up := make(chan struct{})
+	up := make(chan error, 1)
 	go func() { // ends with the stream's or the connection's end
-		defer close(up)
 		_, err := stream.WriteTo(conn)
 		if err == nil {
 			err = conn.CloseWrite()
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, syscall.EPIPE):
+			_ = stream.CloseRead()
+		case err != nil:
 			reset(err)
 		}
+		up <- err
 	}()
 	if _, err := io.Copy(stream, conn); err != nil {
 		reset(err)
 	} else {
 		_ = stream.CloseWrite()
 	}
-	<-up
+	answered := time.Now()
+	// A reset may overtake the answer, so it is left to Close as long as the client may
+	// be at that.
+	if err := <-up; errors.Is(err, syscall.EPIPE) && time.Since(answered) > s.m.cfg.Linger {
+		reset(err)
+	}
 }
 
 // serveFlow moves datagrams between a flow and a socket until either fails or
@@ -216,8 +227,9 @@ func (s *server) serveDNS(ctx context.Context, stream *Stream) {
 	defer stream.Close()
 	stream.announce()
 	var answers sync.WaitGroup
+	in := questions{stream: stream}
 	for {
-		query, err := readMessage(stream)
+		query, bytes, err := in.next()
 		if err != nil {
 			answers.Wait()
 			if errors.Is(err, io.EOF) {
@@ -231,10 +243,14 @@ func (s *server) serveDNS(ctx context.Context, stream *Stream) {
 		select {
 		case s.queries <- struct{}{}:
 		case <-ctx.Done():
+			stream.serve(-bytes)
 			continue // the next read says why
 		}
 		answers.Go(func() { // ends with Resolve, which ends with ctx
-			defer func() { <-s.queries }()
+			defer func() {
+				stream.serve(-bytes)
+				<-s.queries
+			}()
 			answer, err := s.opener.Resolve(ctx, query)
 			if err == nil && len(answer) > maxMessage {
 				err = errMessage
@@ -243,8 +259,8 @@ func (s *server) serveDNS(ctx context.Context, stream *Stream) {
 				stream.Reset(CodeOf(err, wire.CodeResources))
 				return
 			}
-			defer s.m.memory.free(len(answer))
-			if !s.m.memory.hold(len(answer)) { // many answers that the client does not take
+			defer stream.serve(-len(answer))
+			if !stream.serve(len(answer)) { // many answers that the client does not take
 				stream.Reset(wire.CodeResources)
 				return
 			}

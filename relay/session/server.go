@@ -23,16 +23,26 @@ type server struct {
 }
 
 // newServer starts a session without a carrier, whose streams end at opener's
-// sockets. Its goroutines end with the session.
+// sockets. Its goroutines end with the session, but those of streams that finish leaves.
 func newServer(opener Opener, cfg Config) *server {
 	s := &server{m: newMux(cfg), opener: opener}
 	s.queries = make(chan struct{}, s.m.cfg.Queries)
 	ctx, stop := context.WithCancel(context.Background())
 	s.m.accept = func(f wire.SessionFrame) error { return s.accept(ctx, f) }
-	s.m.onEnd = stop
+	s.m.cut = stop
 	s.m.trunk.onEnd = func() { s.m.finish(wire.CodeEnded) }
 	s.m.start()
 	return s
+}
+
+// settle waits for the end of the session and of the streams that finish has left, which
+// have Config.Resume for it.
+func (s *server) settle() {
+	<-s.m.done
+	s.m.trunk.free()
+	late := time.AfterFunc(s.m.cfg.Resume, s.m.cut)
+	defer late.Stop()
+	s.m.work.Wait()
 }
 
 // accept takes an OPEN and starts a goroutine that serves the stream, or has it
@@ -69,7 +79,8 @@ func (s *server) accept(ctx context.Context, f wire.SessionFrame) error {
 	if f.Kind == wire.KindDNS {
 		s.lines.Add(1)
 	}
-	// Every one of these ends with its stream, which ends with the session.
+	// Every one of these ends with its stream, which ends with the session or is left by
+	// finish.
 	s.m.work.Go(func() {
 		defer s.serving.Add(-1)
 		switch e := e.(type) {

@@ -66,7 +66,9 @@ type Handler = func(kind byte, class wire.Class, p []byte) error
 
 // Conn is a TCP connection of the exit. Errors of its methods carry an *Error
 // where the cause has a code; every other error counts as reset by the far end.
-// If it implements io.WriterTo, that is used to read from it.
+// If it implements io.WriterTo, that is used to read from it. A write or CloseWrite gives
+// syscall.EPIPE, wrapped, when the far end takes nothing more and reading tells how it
+// has ended: with io.EOF behind what it has sent, or with an error.
 type Conn interface {
 	net.Conn
 	CloseWrite() error // ends the sending direction (FIN)
@@ -141,7 +143,7 @@ var (
 // Config bounds a session. Zero fields get the defaults named at each.
 type Config struct {
 	MaxWindow int     // bytes a stream's receive window may grow to; 16 MiB, at least wire.StreamWindow
-	Budget    int     // bytes of receive buffers of all streams and flows together; 64 MiB
+	Budget    int     // bytes received, and of datagrams to be sent, of all streams and flows together; 64 MiB
 	Shared    *Budget // with other sessions, besides Budget; nil: none
 	Streams   int     // streams and flows at a time; 1024
 	Opens     int     // streams whose destination is being connected (exit); 128

@@ -36,6 +36,8 @@ type Stream struct {
 	ready chan struct{} // closed when the far end has answered, or the stream ended
 	dead  atomic.Bool   // failure is set
 
+	served atomic.Int64 // bytes of DNS messages that the exit reads from it, answers, or writes to it
+
 	writing sync.Mutex // puts writers in a row
 	place   place      // among the session's streams that send; guarded by writing
 
@@ -326,7 +328,8 @@ func (s *Stream) closeWrite() {
 	}
 }
 
-// CloseRead drops what has arrived and will arrive. The peer can go on sending.
+// CloseRead drops what has arrived and will arrive. The peer can go on sending, for a
+// while also after Close.
 func (s *Stream) CloseRead() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -347,7 +350,8 @@ func (s *Stream) dropIn() {
 }
 
 // Close ends the stream as closing a socket does: with FIN when everything that
-// arrived has been read, with RESET otherwise or when more arrives later.
+// arrived has been read, with RESET otherwise or when more arrives later, and with RESET
+// when the peer does not end its direction within Config.Linger.
 func (s *Stream) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -421,6 +425,14 @@ func (s *Stream) release() {
 // stream stays on the table, where it can be shed, as long as it holds bytes.
 func (s *Stream) finished() bool {
 	return s.remote.fin && s.out.finished && (s.window.unread() == 0 || s.local.closed)
+}
+
+// whole tells whether both FINs have passed, and so all that either side has sent: ours
+// may have arrived before flushed tells that it was sent.
+func (s *Stream) whole() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failure == nil && s.remote.fin && (s.out.finishing || s.out.finished)
 }
 
 // Err says how the stream ended: nil while it is open or if both sides ended it

@@ -36,10 +36,10 @@ func (s *Stream) data(p []byte) error {
 		return fmt.Errorf("data after fin: %w", errProtocol)
 	case !s.window.receive(len(p)):
 		return fmt.Errorf("window overrun: %w", errProtocol)
-	case s.local.closed:
-		s.fail(wire.CodeReset, true)
 	case s.local.readClosed:
 		s.consumed(len(p))
+	case s.local.closed:
+		s.fail(wire.CodeReset, true)
 	default:
 		first := s.in.empty()
 		s.in.write(&s.m.memory, p)
@@ -175,7 +175,7 @@ func (s *Stream) unread() int {
 	if s.local.closed || s.failure != nil {
 		return 0
 	}
-	return s.window.unread()
+	return s.window.unread() + int(s.served.Load())
 }
 
 // shed ends the stream: the session is over its budget and this one holds most.

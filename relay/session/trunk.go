@@ -410,7 +410,7 @@ func (t *trunk) handler(a *attachment) Handler {
 		switch {
 		case kind == wire.PayloadAttach && class == wire.Reliable:
 			return t.control(a, p)
-		case kind != wire.PayloadSession || a.state != taking:
+		case kind != wire.PayloadSession || !t.hears(a):
 			return fmt.Errorf("payload %d out of place: %w", kind, errProtocol)
 		case class == wire.Datagram:
 			t.loose.Add(1)
@@ -439,7 +439,7 @@ func (t *trunk) control(a *attachment, p []byte) error {
 		return err
 	}
 	switch {
-	case m.Type == wire.SessionAck && a.state == taking:
+	case m.Type == wire.SessionAck && t.hears(a):
 		t.mu.Lock()
 		news := m.Number > t.acked
 		t.mu.Unlock()
@@ -453,7 +453,7 @@ func (t *trunk) control(a *attachment, p []byte) error {
 		t.onEnd()
 		return nil
 	case !t.client:
-	case m.Type == wire.SessionPong && a.state == taking && m.Number > t.answered && m.Number <= t.asked:
+	case m.Type == wire.SessionPong && t.hears(a) && m.Number > t.answered && m.Number <= t.asked:
 		t.answered = m.Number
 		if m.Number == t.asked {
 			measured(a.carrier, t.askedAt)
@@ -505,6 +505,7 @@ func (t *trunk) reply(a *attachment, m wire.SessionControl) error {
 		a.state = taking
 		t.signal(func(d *todo) { *d = todo{attached: a} })
 	}
+	a.met = true
 	close(a.answer)
 	return nil
 }

@@ -118,7 +118,7 @@ func each(c Carrier, kind byte, class wire.Class, packets [][]byte) error {
 
 // attachTo makes c the carrier of m without asking, as if it had been attached.
 func attachTo(m *mux, c Carrier) Handler {
-	a := &attachment{carrier: c, said: said{begun: true}}
+	a := &attachment{carrier: c, met: true, said: said{begun: true}}
 	m.trunk.current, m.trunk.now = a, a
 	m.trunk.live.Store(a)
 	return m.trunk.handler(a)
