@@ -3,6 +3,7 @@ package link
 import (
 	"encoding/binary"
 	"errors"
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -477,4 +478,45 @@ func TestBudgetClosesTheOldest(t *testing.T) {
 			t.Errorf("the newest lane was closed, or %d bytes are queued, over the budget", budget.Queued())
 		}
 	})
+}
+
+// TestRecordsFollowThePace: on a link that sends slowly a record has few cells, besides
+// all that is said before them, so that the first does not wait for the others.
+func TestRecordsFollowThePace(t *testing.T) {
+	p := newPair(t, Config{}, Config{})
+	discard := func() *sink { s := newSink(0); s.onCell = (*wire.Cell).Release; return s }
+	a, _ := p.open(discard(), discard())
+	for _, tt := range []struct {
+		paced   uint64 // bytes a second
+		records []int  // cells in each, of 100
+	}{
+		{0, append(slices.Repeat([]int{1}, 100), 0)},
+		{800_000, append(slices.Repeat([]int{1}, 100), 0)},
+		{10_000_000, []int{14, 14, 14, 14, 14, 14, 14, 2, 0}},
+		{35_000_000, []int{47, 47, 6, 0}},
+		{math.MaxUint64, []int{47, 47, 6, 0}},
+	} {
+		p.a.pacer.cells = sending{paced: tt.paced}.cells()
+		sendCells(a, 100)
+		p.a.control(wire.AppendPing(nil, 7))
+		a.addCredit(100)
+		for i, want := range tt.records {
+			cells, pings := 0, 0
+			for batch := p.a.fill(p.batch); len(batch) > 0; {
+				f, rest, err := wire.NextFrame(batch)
+				if err != nil {
+					t.Fatal(err)
+				}
+				switch batch = rest; f.Type { //nolint:exhaustive // no others come
+				case wire.FrameCell:
+					cells++
+				case wire.FramePing:
+					pings++
+				}
+			}
+			if cells != want || (pings == 1) != (i == 0) {
+				t.Errorf("at %d bytes a second record %d has %d cells and %d PINGs, want %d cells", tt.paced, i, cells, pings, want)
+			}
+		}
+	}
 }

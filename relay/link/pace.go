@@ -3,6 +3,8 @@ package link
 import (
 	"syscall"
 	"time"
+
+	"cuttle/relay/wire"
 )
 
 // Tunables of pacer.
@@ -15,6 +17,7 @@ const (
 	paceAgain  = 5 * time.Second        // BBR measures anew so often at most
 	paceFar    = 1 << 20                // bytes under way on a link that is far and fast
 	paceTries  = 3                      // looks in a row that losses may last although the rate is bounded, or BBR be far below what it knew
+	recordTime = 2 * time.Millisecond   // that the kernel takes to send a record, about
 )
 
 // pacer helps BBR, which keeps a far link with losses fast, where it measures wrongly.
@@ -41,6 +44,8 @@ type pacer struct {
 	bound       uint64          // bytes a second; 0: none
 	complaining int             // looks in a row with heavy loss
 
+	cells int // that a record is to have at most, for recordTime; 0: as many as it holds
+
 	best  uint64        // bytes a second that have been delivered at most
 	held  int           // looks in a row at which much less than best held up what there was to send
 	anew  bool          // BBR has been told to measure anew, and has not come near best since
@@ -51,6 +56,7 @@ type pacer struct {
 type sending struct {
 	segments, repeated uint32        // data segments sent, and sent again, so far
 	rate               uint64        // bytes a second that have been delivered at most, lately
+	paced              uint64        // bytes a second that are sent now at most
 	trip               time.Duration // smoothed
 	startup            bool
 	held               bool // there is more to send than it lets through
@@ -64,9 +70,10 @@ func (p *pacer) look(now time.Duration) (far bool) {
 	}
 	s, ok := readSending(p.socket)
 	if !ok {
-		p.socket = nil // another congestion control, or none
+		p.socket, p.cells = nil, 0 // another congestion control, or none
 		return false
 	}
+	p.cells = s.cells()
 	p.next = now + max(paceLook, 2*s.trip)
 	if before := p.bound; p.judge(s, now) != before {
 		boundSending(p.socket, p.bound)
@@ -79,6 +86,13 @@ func (p *pacer) look(now time.Duration) (far bool) {
 
 // far tells whether more is under way than the kernel's usual buffers bear with losses.
 func (s sending) far() bool { return float64(s.rate)*s.trip.Seconds() >= paceFar }
+
+// cells is how many cells go into a record: a node opens a record when all of it has
+// come, and on a far link that has carried little BBR sends no faster than that, so that
+// the first cell of an answer would wait for the others at each node.
+func (s sending) cells() int {
+	return int(min(max(s.paced/uint64(time.Second/recordTime)/wire.CellFrameSize, 1), turn))
+}
 
 // judge decides on the bound by what was sent since the last look.
 func (p *pacer) judge(s sending, now time.Duration) uint64 {

@@ -44,7 +44,7 @@ func readSending(socket syscall.RawConn) (s sending, ok bool) {
 		}
 		s = sending{
 			segments: info.Data_segs_out, repeated: info.Total_retrans,
-			rate: uint64(b.Bw_hi)<<32 | uint64(b.Bw_lo), trip: time.Duration(info.Rtt) * time.Microsecond, startup: b.Pacing_gain > startupGain,
+			rate: uint64(b.Bw_hi)<<32 | uint64(b.Bw_lo), paced: info.Pacing_rate, trip: time.Duration(info.Rtt) * time.Microsecond, startup: b.Pacing_gain > startupGain,
 			held: info.Notsent_bytes >= notSentLowat/2, // less would have woken the writer
 		}
 		ok = true

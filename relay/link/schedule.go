@@ -89,10 +89,15 @@ func (l *Link) putBack(ln *Lane, fresh, front bool) {
 	}
 }
 
-// fillCells appends cells to the batch until it is full or nobody can send.
+// fillCells appends cells to the batch until it is full, or has as many as go into a
+// record now, or nobody can send.
 func (l *Link) fillCells(batch []byte) []byte {
+	full := wire.MaxRecord
+	if n := l.pacer.cells; n > 0 {
+		full = min(full, len(batch)+n*wire.CellFrameSize)
+	}
 	for {
-		room := (wire.MaxRecord - len(batch)) / wire.CellFrameSize
+		room := (full - len(batch)) / wire.CellFrameSize
 		if room == 0 {
 			return batch
 		}
