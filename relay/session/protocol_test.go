@@ -345,7 +345,7 @@ func feed(t *testing.T, m *mux, script []byte) {
 		var p []byte
 		switch kind & 0x7f {
 		case 1:
-			p = open(max(id, 1), wire.Kind(size%3+1))
+			p = open(max(id, 1), wire.Kind(size%4+1))
 		case 2:
 			p = wire.AppendOpened(nil, id)
 		case 3:
