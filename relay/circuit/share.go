@@ -57,13 +57,14 @@ func (s *Switch) mayCreate(id wire.NodeID, now time.Time) bool {
 	return x != nil && x.open < maxCircuits-int(s.open.Load()) && x.creates.take(now)
 }
 
-// opened counts a circuit of a neighbor; closed takes it off again.
-func (s *Switch) opened(id wire.NodeID) {
+// opened counts a circuit of a neighbor; closed takes it off again. A share that counts
+// circuits is not idle, so it stays.
+func (s *Switch) opened(t *transit) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open.Add(1)
-	if x := s.shareOf(id, time.Now()); x != nil {
-		x.open++
+	if t.share = s.shareOf(t.from(), time.Now()); t.share != nil {
+		t.share.open++
 	}
 }
 
@@ -71,31 +72,27 @@ func (s *Switch) closed(t *transit) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open.Add(-1)
-	s.leadsNowhere(t)
-	if x := s.shares[t.from()]; x != nil {
-		x.open--
+	if t.share != nil {
+		s.leadsNowhere(t)
+		t.share.open--
 	}
 }
 
-// mayExtend tells whether a neighbor may have a circuit extended over l, and counts the
-// attempt.
-func (s *Switch) mayExtend(id wire.NodeID, l *link.Link, now time.Time) bool {
+// mayExtend tells whether a circuit may be extended over l, and counts the attempt.
+func (s *Switch) mayExtend(t *transit, l *link.Link, now time.Time) bool {
 	open, most := l.Opened()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	x := s.shares[id]
-	return x != nil && x.onward[l.Peer().ID] < most-open && x.extends.take(now)
+	return t.share != nil && t.share.onward[l.Peer().ID] < most-open && t.share.extends.take(now)
 }
 
-// leads counts the circuit as one that leads to a neighbor of ours; leadsNowhere takes
-// it off again, and is called with mu held.
+// leads counts a circuit that may be extended as one that leads to a neighbor of ours;
+// leadsNowhere takes it off again, and is called with mu held.
 func (s *Switch) leads(t *transit, next wire.NodeID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t.leads = next
-	if x := s.shares[t.from()]; x != nil {
-		x.onward[next]++
-	}
+	t.share.onward[next]++
 	if t.closed.Load() { // close may have looked before
 		s.leadsNowhere(t)
 	}
@@ -109,12 +106,11 @@ func (s *Switch) leadsNoMore(t *transit) {
 }
 
 func (s *Switch) leadsNowhere(t *transit) {
-	x := s.shares[t.from()]
-	if t.leads.IsZero() || x == nil {
+	if t.leads.IsZero() {
 		return
 	}
-	if x.onward[t.leads]--; x.onward[t.leads] == 0 {
-		delete(x.onward, t.leads)
+	if t.share.onward[t.leads]--; t.share.onward[t.leads] == 0 {
+		delete(t.share.onward, t.leads)
 	}
 	t.leads = wire.NodeID{}
 }

@@ -159,7 +159,7 @@ func (s *Switch) answer(j job) {
 		return
 	}
 	t := &transit{sw: s, hop: hop, prev: j.lane}
-	s.opened(t.from())
+	s.opened(t)
 	if err := j.lane.Created(msg2, t); err != nil { // it was closed meanwhile
 		t.close()
 	}

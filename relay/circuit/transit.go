@@ -33,7 +33,8 @@ type transit struct {
 	prev *link.Lane
 
 	next   atomic.Pointer[link.Lane]
-	leads  wire.NodeID // the neighbor that the circuit counts for; zero: none; guarded by sw.mu
+	share  *share      // where the circuit counts; nil: nowhere, so it is not extended
+	leads  wire.NodeID // the neighbor of ours that it counts for there; zero: none; guarded by sw.mu
 	phase  atomic.Int32
 	closed atomic.Bool
 
@@ -166,7 +167,7 @@ func (t *transit) openNext(m wire.Message) wire.Reason {
 	if l == nil {
 		return wire.ReasonNotConnected
 	}
-	if !t.sw.mayExtend(t.from(), l, time.Now()) {
+	if !t.sw.mayExtend(t, l, time.Now()) {
 		return wire.ReasonBusy
 	}
 	// The answer waits on mu until the lane is in its place.

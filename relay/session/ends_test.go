@@ -152,15 +152,8 @@ func TestEndLeavesUploads(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				near, far := memPair()
 				shared := NewBudget(64 << 20)
-				x := NewExit(func(wire.NodeID) Opener {
-					return &world{tcp: func(context.Context) (Conn, error) { return near, nil }}
-				}, ExitConfig{Session: Config{Shared: shared}})
-				up, down := sessiontest.Pipe(128)
-				down.Attach(x.Accept(down, wire.NodeID{1}))
-				c := NewClient(up, nil, Config{})
-				sessiontest.Join(up, down)
+				far, c, x, up := towards(shared)
 				defer func() {
 					c.Close()
 					x.Close()
@@ -209,19 +202,25 @@ func closeAtOnce(t *testing.T, x *Exit) {
 	}
 }
 
+// towards joins a client to an exit with that budget, which connects everything to far.
+func towards(shared *Budget) (far *memConn, c *Client, x *Exit, up *sessiontest.Carrier) {
+	near, far := memPair()
+	x = NewExit(func(wire.NodeID) Opener {
+		return &world{tcp: func(context.Context) (Conn, error) { return near, nil }}
+	}, ExitConfig{Session: Config{Shared: shared}})
+	up, down := sessiontest.Pipe(128)
+	down.Attach(x.Accept(down, wire.NodeID{1}))
+	c = NewClient(up, nil, Config{})
+	sessiontest.Join(up, down)
+	return far, c, x, up
+}
+
 // TestEndedSessionsCanBeShed: what an ended session still has to write counts against
 // the budget of all, and can be taken from it.
 func TestEndedSessionsCanBeShed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		near, far := memPair()
 		shared := NewBudget(300_000)
-		x := NewExit(func(wire.NodeID) Opener {
-			return &world{tcp: func(context.Context) (Conn, error) { return near, nil }}
-		}, ExitConfig{Session: Config{Shared: shared}})
-		up, down := sessiontest.Pipe(128)
-		down.Attach(x.Accept(down, wire.NodeID{1}))
-		c := NewClient(up, nil, Config{})
-		sessiontest.Join(up, down)
+		far, c, x, up := towards(shared)
 		st, err := c.DialTCP(t.Context(), somewhere)
 		if err != nil {
 			t.Fatal(err)
